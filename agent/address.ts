@@ -1,0 +1,62 @@
+/** IP addresses and sockets' addresses as plain values: canonical text for people, 16 bytes for maps. */
+import { isIPv4, isIPv6 } from 'node:net';
+
+export type Family = 4 | 6;
+
+/** An IP address and UDP port. `ip` is canonical (RFC 5952 for IPv6), so equal addresses are equal text. */
+export interface SocketAddress {
+  readonly family: Family;
+  readonly ip: string;
+  readonly port: number;
+}
+
+/** Parses an IP literal without brackets, port or zone into its family and canonical text; undefined if it is none. */
+export function parseIp(text: string): { family: Family; ip: string } | undefined {
+  if (isIPv4(text)) return { family: 4, ip: text };
+  if (!isIPv6(text) || text.includes('%')) return undefined;
+  // The URL parser writes IPv6 as RFC 5952 asks, but an embedded IPv4 in hex; that form is only of v4-mapped addresses.
+  return { family: 6, ip: new URL(`http://[${text}]`).hostname.slice(1, -1) };
+}
+
+/** A socket address as people write it: `10.0.1.10:9000`, `[fd00::1]:9000`. */
+export function formatAddress(address: SocketAddress): string {
+  return address.family === 4 ? `${address.ip}:${address.port}` : `[${address.ip}]:${address.port}`;
+}
+
+/** The 16 bytes of an address in network order; IPv4 fills the first 4 and leaves the rest 0 (union addr in bpf/). */
+export function ipBytes(family: Family, ip: string): Uint8Array {
+  const bytes = new Uint8Array(16);
+  if (family === 4) {
+    bytes.set(ip.split('.').map(Number));
+    return bytes;
+  }
+  const dotted = ip.lastIndexOf('.') > 0 ? ip.slice(ip.lastIndexOf(':') + 1) : '';
+  const hex = dotted ? ip.slice(0, -dotted.length) + dottedToGroups(dotted) : ip;
+  const [head = '', tail] = hex.split('::');
+  const groups = (part: string) => (part === '' ? [] : part.split(':').map((group) => Number.parseInt(group, 16)));
+  const left = groups(head);
+  const right = tail === undefined ? [] : groups(tail);
+  const all = [...left, ...new Array<number>(8 - left.length - right.length).fill(0), ...right];
+  for (const [index, group] of all.entries()) {
+    bytes[index * 2] = group >> 8;
+    bytes[index * 2 + 1] = group & 0xff;
+  }
+  return bytes;
+}
+
+/** The canonical text of an address in network order: 4 bytes are IPv4, 16 are IPv6. */
+export function ipText(bytes: Uint8Array): string {
+  if (bytes.length === 4) return bytes.join('.');
+  const groups = Array.from({ length: 8 }, (_, index) => ((bytes[index * 2]! << 8) | bytes[index * 2 + 1]!).toString(16));
+  return parseIp(groups.join(':'))!.ip;
+}
+
+/** True for `0.0.0.0` and `::`. */
+export function isWildcard(address: SocketAddress): boolean {
+  return address.ip === '0.0.0.0' || address.ip === '::';
+}
+
+function dottedToGroups(dotted: string): string {
+  const [a = 0, b = 0, c = 0, d = 0] = dotted.split('.').map(Number);
+  return `${((a << 8) | b).toString(16)}:${((c << 8) | d).toString(16)}`;
+}

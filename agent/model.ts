@@ -1,0 +1,73 @@
+/**
+ * The words of udp-fanout (design: listener, endpoint, downstream, slot table, next hop, datapath). Plain immutable
+ * data; this file imports nothing but addresses, so that every other part can speak in these words.
+ */
+import type { Family, SocketAddress } from './address.ts';
+
+export const MODES = ['tc_ebpf', 'userspace', 'auto'] as const;
+export type Mode = (typeof MODES)[number];
+
+/** Where a listener's endpoints come from: a list in the config, or the EndpointSlices of a Service. */
+export type Source =
+  | { readonly kind: 'static'; readonly endpoints: readonly Endpoint[] }
+  | {
+      readonly kind: 'kubernetes';
+      readonly namespace: string;
+      readonly service: string;
+      /** Number, name, or absent: then the slice's only UDP port. */
+      readonly port?: number | string;
+    };
+
+/** A UDP address:port on the node and how its datagrams are spread. `id` is its place in the config, from 0. */
+export interface Listener {
+  readonly id: number;
+  readonly name: string;
+  readonly bind: SocketAddress;
+  /** Interfaces whose ingress we attach to; empty only for `mode: userspace`. */
+  readonly interfaces: readonly string[];
+  readonly mode: Mode;
+  readonly source: Source;
+  readonly settings: Settings;
+}
+
+export interface Settings {
+  /** Largest datagram the userspace datapath takes, bytes of UDP payload. */
+  readonly maxPacketSize: number;
+  /** Datagrams a recvmmsg call asks for. */
+  readonly batchSize: number;
+  /** Worker threads a listener; 0: one for each CPU. */
+  readonly workers: number;
+  readonly pinCpus: boolean;
+  /** SO_RCVBUF in bytes; 0: the system's. */
+  readonly recvBufSize: number;
+}
+
+/** What an EndpointSlice or the static list says, before policy and health. */
+export interface Endpoint {
+  readonly address: SocketAddress;
+  /** Share of the datagrams relative to the listener's other endpoints, 1 to 256. */
+  readonly weight: number;
+  readonly name?: string;
+  readonly nodeName?: string;
+  readonly zone?: string;
+}
+
+/** An endpoint chosen to receive datagrams now. */
+export interface Downstream {
+  readonly address: SocketAddress;
+  readonly weight: number;
+}
+
+/** The sequence of downstreams that a datapath walks for one listener and family; immutable, swapped whole. */
+export interface SlotTable {
+  readonly family: Family;
+  readonly slots: readonly Downstream[];
+}
+
+/** Hard limits; beyond one there is a clear error, never truncation. The first two mirror bpf/udp_fanout.h. */
+export const LIMITS = {
+  listeners: 256,
+  slotsPerTable: 65536,
+  downstreamsPerListener: 4096,
+  weight: 256,
+} as const;
