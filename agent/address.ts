@@ -30,9 +30,8 @@ export function ipBytes(family: Family, ip: string): Uint8Array {
     bytes.set(ip.split('.').map(Number));
     return bytes;
   }
-  const dotted = ip.lastIndexOf('.') > 0 ? ip.slice(ip.lastIndexOf(':') + 1) : '';
-  const hex = dotted ? ip.slice(0, -dotted.length) + dottedToGroups(dotted) : ip;
-  const [head = '', tail] = hex.split('::');
+  // Canonical text has no dotted tail, so groups and one `::` are all there is.
+  const [head = '', tail] = ip.split('::');
   const groups = (part: string) => (part === '' ? [] : part.split(':').map((group) => Number.parseInt(group, 16)));
   const left = groups(head);
   const right = tail === undefined ? [] : groups(tail);
@@ -47,16 +46,13 @@ export function ipBytes(family: Family, ip: string): Uint8Array {
 /** The canonical text of an address in network order: 4 bytes are IPv4, 16 are IPv6. */
 export function ipText(bytes: Uint8Array): string {
   if (bytes.length === 4) return bytes.join('.');
-  const groups = Array.from({ length: 8 }, (_, index) => ((bytes[index * 2]! << 8) | bytes[index * 2 + 1]!).toString(16));
+  const groups = Array.from({ length: 8 }, (_, index) =>
+    ((bytes[index * 2]! << 8) | bytes[index * 2 + 1]!).toString(16),
+  );
   return parseIp(groups.join(':'))!.ip;
 }
 
 /** True for `0.0.0.0` and `::`. */
 export function isWildcard(address: SocketAddress): boolean {
   return address.ip === '0.0.0.0' || address.ip === '::';
-}
-
-function dottedToGroups(dotted: string): string {
-  const [a = 0, b = 0, c = 0, d = 0] = dotted.split('.').map(Number);
-  return `${((a << 8) | b).toString(16)}:${((c << 8) | d).toString(16)}`;
 }

@@ -1,0 +1,116 @@
+/** The command line: what was asked, or why it cannot be. */
+import { existsSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { ConfigError, loadConfig } from './config/load.ts';
+import { LOG_FORMATS, LOG_LEVELS } from './config/schema.ts';
+import { detachAll } from './datapath/tc/attachment.ts';
+import type { LogFormat, LogLevel } from './log.ts';
+import { type AgentOptions, runAgent } from './main.ts';
+import { openHost } from './netlink/host.ts';
+import { version } from './version.ts';
+
+const USAGE = `udp-fanout: spreads UDP datagrams over live downstreams, one each, source intact
+
+  udp-fanout --config FILE [--log-level L] [--log-format text|json] [--ebpf-program OBJ]
+                            runs the agent
+  udp-fanout check FILE     validates a config: every mistake with its line
+  udp-fanout detach         removes every attachment of udp-fanout from this host
+  udp-fanout --help | --version
+`;
+
+const EXIT = { ok: 0, failure: 1, usage: 2 } as const;
+
+class UsageError extends Error {}
+
+/** Runs one command; the exit code is 0, 1 for a failure at run time, 2 for bad usage or config. */
+export async function run(args: readonly string[]): Promise<number> {
+  try {
+    return await dispatch(args);
+  } catch (error) {
+    process.stderr.write(`${(error as Error).message}\n`);
+    if (error instanceof UsageError) process.stderr.write(`\n${USAGE}`);
+    return error instanceof UsageError || error instanceof ConfigError ? EXIT.usage : EXIT.failure;
+  }
+}
+
+async function dispatch(args: readonly string[]): Promise<number> {
+  const [command, ...rest] = args;
+  switch (command) {
+    case 'check':
+      return checkConfig(rest);
+    case 'detach':
+      return detachEverything(rest);
+    case undefined:
+    case '--help':
+    case '-h':
+      process.stdout.write(USAGE);
+      return command === undefined ? EXIT.usage : EXIT.ok;
+    case '--version':
+      process.stdout.write(`${version()}\n`);
+      return EXIT.ok;
+    default:
+      return runAgent(agentOptions(args));
+  }
+}
+
+function checkConfig(args: readonly string[]): number {
+  const [file, ...more] = args;
+  if (file === undefined || more.length > 0) throw new UsageError('check wants one file');
+  const { listeners } = loadConfig(file);
+  process.stdout.write(`${file}: ok, ${listeners.length} listener${listeners.length === 1 ? '' : 's'}\n`);
+  return EXIT.ok;
+}
+
+function detachEverything(args: readonly string[]): number {
+  if (args.length > 0) throw new UsageError('detach wants no arguments');
+  const host = openHost();
+  try {
+    const names = detachAll(host);
+    for (const name of names) process.stdout.write(`detached from interface "${name}"\n`);
+    if (names.length === 0) process.stdout.write('nothing of udp-fanout is attached on this host\n');
+    return EXIT.ok;
+  } finally {
+    host.close();
+  }
+}
+
+function agentOptions(args: readonly string[]): AgentOptions {
+  const { values } = parse(args);
+  if (values.config === undefined) throw new UsageError('--config FILE is missing');
+  const logLevel = oneOf<LogLevel>('--log-level', values['log-level'], LOG_LEVELS);
+  const logFormat = oneOf<LogFormat>('--log-format', values['log-format'], LOG_FORMATS);
+  return {
+    config: values.config,
+    objectPath: values['ebpf-program'] ?? defaultObject(),
+    ...(logLevel && { logLevel }),
+    ...(logFormat && { logFormat }),
+  };
+}
+
+function parse(args: readonly string[]) {
+  try {
+    return parseArgs({
+      args: [...args],
+      options: {
+        config: { type: 'string' },
+        'log-level': { type: 'string' },
+        'log-format': { type: 'string' },
+        'ebpf-program': { type: 'string' },
+      },
+    });
+  } catch (error) {
+    throw new UsageError((error as Error).message);
+  }
+}
+
+function oneOf<T extends string>(flag: string, value: string | undefined, allowed: readonly T[]): T | undefined {
+  if (value === undefined || allowed.includes(value as T)) return value as T | undefined;
+  throw new UsageError(`${flag} "${value}": want one of ${allowed.join(', ')}`);
+}
+
+/** Beside the bundle; in a checkout that runs from the sources, where the build puts it. */
+function defaultObject(): string {
+  const beside = fileURLToPath(new URL('./udp_fanout.bpf.o', import.meta.url));
+  return existsSync(beside) ? beside : fileURLToPath(new URL('../dist/udp_fanout.bpf.o', import.meta.url));
+}

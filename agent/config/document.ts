@@ -1,0 +1,88 @@
+/** From YAML text to plain data: what is written, where, and what this config does not take of YAML. */
+import { isScalar, LineCounter, type ParsedNode, parseDocument, type YAMLError } from 'yaml';
+import { plainValue } from './plain.ts';
+import { type Locate, locator, type Mistake, type Path, positionAt } from './position.ts';
+
+export interface Document {
+  /** Plain data; a value that could not be read is undefined under its key. The whole is undefined for an unusable file. */
+  readonly value: unknown;
+  /** Paths whose value could not be read and has been reported. */
+  readonly unread: readonly Path[];
+  readonly locate: Locate;
+  readonly mistakes: readonly Mistake[];
+}
+
+/** Reads one YAML 1.2 document (core schema), without anchors, aliases and tags. Never throws for what the text says. */
+export function readDocument(fileText: string): Document {
+  const text = fileText.startsWith('\uFEFF') ? fileText.slice(1) : fileText;
+  const lines = new LineCounter();
+  const document = parseDocument(text, {
+    lineCounter: lines,
+    schema: 'core',
+    version: '1.2',
+    merge: false,
+    resolveKnownTags: false,
+    stringKeys: true,
+    // Ours names the first one's line, and takes linear time.
+    uniqueKeys: false,
+    prettyErrors: false,
+    // The only quiet level that still reports a second document.
+    logLevel: 'error',
+  });
+  // Every tag is refused with the plain values, known or not.
+  const errors = [...document.errors, ...document.warnings.filter((warning) => warning.code !== 'TAG_RESOLVE_FAILED')];
+  const mistakes = firstOfEachLine(errors.map((error) => syntaxMistake(text, lines, error)));
+  // What stands after a syntax error is guesswork, and so would be its mistakes.
+  if (errors.some((error) => error.code !== 'MULTIPLE_DOCS')) return unusable(mistakes);
+  const root = document.contents;
+  if (root === null || isBlank(root)) return unusable([{ line: 1, col: 1, message: EMPTY }, ...mistakes]);
+  const { value, unread, refusals } = plainValue(root, (offset) => positionAt(text, lines, offset).line);
+  const refused = refusals.map(({ offset, message }) => ({ ...positionAt(text, lines, offset), message }));
+  return { value, unread, locate: locator(text, root, lines), mistakes: [...mistakes, ...refused] };
+}
+
+const EMPTY = 'the file is empty, want YAML with at least "listeners:"';
+
+function isBlank(root: ParsedNode): boolean {
+  return isScalar(root) && root.value === null && root.source === '';
+}
+
+function unusable(mistakes: readonly Mistake[]): Document {
+  return { value: undefined, unread: [], locate: () => ({ line: 1, col: 1 }), mistakes };
+}
+
+// One slip makes the parser stumble several times on its line; what follows the first says nothing new.
+function firstOfEachLine(mistakes: readonly Mistake[]): readonly Mistake[] {
+  const seen = new Set<number>();
+  return mistakes.filter(({ line }) => !seen.has(line) && seen.add(line));
+}
+
+function syntaxMistake(text: string, lines: LineCounter, error: YAMLError): Mistake {
+  const address = unquotedAddress(text, error.pos[0]);
+  if (address === undefined) return { ...positionAt(text, lines, error.pos[0]), message: syntaxMessage(error) };
+  const message = `not valid YAML: a value that starts with "[" is a list, want it in quotes: "${address.text}"`;
+  return { ...positionAt(text, lines, address.offset), message };
+}
+
+function syntaxMessage(error: YAMLError): string {
+  switch (error.code) {
+    case 'TAB_AS_INDENT':
+      return 'not valid YAML: this line is indented with a tab, want spaces';
+    case 'MULTIPLE_DOCS':
+      return 'a second YAML document starts here, want one document in the file';
+    case 'NON_STRING_KEY':
+      return 'this key is a list, a map or an alias, want a plain word';
+    case 'RESOURCE_EXHAUSTION':
+      return 'nested too deeply, want the few levels that the keys need';
+    default:
+      return `not valid YAML: ${error.message.replace(/\s+/g, ' ')}`;
+  }
+}
+
+/** The `[::]:5514` without quotes at whose port the parser stumbled, if that is what happened. */
+function unquotedAddress(text: string, offset: number): { text: string; offset: number } | undefined {
+  const open = text.lastIndexOf('[', offset);
+  if (open < 0) return undefined;
+  const found = /^\[[0-9a-fA-F:.]*\]:\d+/.exec(text.slice(open, open + 64))?.[0];
+  return found !== undefined && open + found.length > offset ? { text: found, offset: open } : undefined;
+}

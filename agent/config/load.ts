@@ -1,0 +1,165 @@
+/** From a YAML file to a Config, or to every mistake in it with line and column. */
+import { readFileSync } from 'node:fs';
+import type { SocketAddress } from '../address.ts';
+import type { Listener, Settings, Source } from '../model.ts';
+import { type Document, readDocument } from './document.ts';
+import { draftOf } from './draft.ts';
+import { explain, misspelt, pathOf } from './explain.ts';
+import { type Mistake, type Path, pathText, placed } from './position.ts';
+import { crossFindings } from './rules.ts';
+import { type ConfigOutput, configSchema, type LOG_FORMATS, type LOG_LEVELS, type PROTOCOLS } from './schema.ts';
+
+export type { Mistake } from './position.ts';
+
+export interface Config {
+  readonly listeners: readonly Listener[];
+  readonly health: Health;
+  readonly metrics: { readonly enabled: boolean; readonly bind: SocketAddress; readonly path: string };
+  readonly log: { readonly level: (typeof LOG_LEVELS)[number]; readonly format: (typeof LOG_FORMATS)[number] };
+}
+
+export interface Health {
+  readonly enabled: boolean;
+  readonly intervalSecs: number;
+  readonly timeoutSecs: number;
+  readonly protocol: (typeof PROTOCOLS)[number];
+  readonly failOpen: boolean;
+  /** Failed probes in a row that take a downstream out. */
+  readonly fall: number;
+  /** Answered probes in a row that bring it back. */
+  readonly rise: number;
+}
+
+/** What a config does not say itself. */
+export interface Surroundings {
+  /** The pod's own namespace (POD_NAMESPACE), where a listener names none. */
+  readonly podNamespace?: string | undefined;
+}
+
+/** A config that cannot be used; the message has one line for each mistake, `FILE:LINE:COL: what is wrong, what is allowed`. */
+export class ConfigError extends Error {
+  override readonly name = 'ConfigError';
+  readonly file: string;
+  readonly mistakes: readonly Mistake[];
+
+  constructor(file: string, mistakes: readonly Mistake[], options?: ErrorOptions) {
+    super(mistakes.map(({ line, col, message }) => `${file}:${line}:${col}: ${message}`).join('\n'), options);
+    this.file = file;
+    this.mistakes = mistakes;
+  }
+}
+
+/** Reads and checks the config in `file`. Throws ConfigError, also where the file cannot be read. */
+export function loadConfig(file: string, surroundings: Surroundings = {}): Config {
+  return parseConfig(readText(file), file, surroundings);
+}
+
+/** Checks the YAML in `text`; `file` only names it. Throws ConfigError with every mistake, in the order of the file. */
+export function parseConfig(text: string, file: string, surroundings: Surroundings = {}): Config {
+  const document = readDocument(text);
+  if (document.value === undefined) throw new ConfigError(file, inOrder(document.mistakes));
+  const parsed = configSchema.safeParse(document.value);
+  const mistakes = [...document.mistakes, ...findMistakes(document, parsed.error?.issues ?? [])];
+  if (parsed.data === undefined || mistakes.length > 0) throw new ConfigError(file, inOrder(mistakes));
+  return toConfig(parsed.data, surroundings);
+}
+
+type Issues = Parameters<typeof explain>[0];
+
+function findMistakes({ value, unread, locate }: Document, issues: Issues): readonly Mistake[] {
+  const meant = misspelt(issues, value);
+  const reported = new Set([...unread, ...meant].map(pathText));
+  const fresh = issues.filter((issue) => !reported.has(pathText(pathOf(issue))));
+  // An unknown key leaves the map that it stands in usable.
+  const broken: readonly Path[] = fresh.filter((issue) => issue.code !== 'unrecognized_keys').map(pathOf);
+  const findings = [...explain(fresh, value), ...crossFindings(draftOf(value, broken, meant), locate)];
+  return findings.map((finding) => placed(finding, locate));
+}
+
+function inOrder(mistakes: readonly Mistake[]): readonly Mistake[] {
+  return mistakes.toSorted((a, b) => a.line - b.line || a.col - b.col);
+}
+
+function toConfig({ listeners, health, metrics, log }: ConfigOutput, { podNamespace }: Surroundings): Config {
+  return {
+    listeners: listeners.map((listener, id) => ({
+      id,
+      name: listener.name,
+      bind: listener.bind,
+      interfaces: listener.interfaces ?? (listener.interface === undefined ? [] : [listener.interface]),
+      mode: listener.mode,
+      source: toSource(listener, podNamespace),
+      settings: toSettings(listener.settings),
+    })),
+    health: {
+      enabled: health.enabled,
+      intervalSecs: health.interval_secs,
+      timeoutSecs: health.timeout_secs,
+      protocol: health.protocol,
+      failOpen: health.fail_open,
+      fall: health.fall,
+      rise: health.rise,
+    },
+    metrics,
+    log,
+  };
+}
+
+function toSource({ kubernetes, downstream }: ConfigOutput['listeners'][number], podNamespace = ''): Source {
+  if (kubernetes === undefined) {
+    const endpoints = (downstream ?? []).map(({ name, address, weight }) => {
+      return { address, weight, ...(name === undefined ? {} : { name }) };
+    });
+    return { kind: 'static', endpoints };
+  }
+  const { service, port } = kubernetes;
+  const namespace = kubernetes.namespace ?? (podNamespace.trim() || 'default');
+  return { kind: 'kubernetes', namespace, service, ...(port === undefined ? {} : { port }) };
+}
+
+function toSettings(settings: ConfigOutput['listeners'][number]['settings']): Settings {
+  return {
+    maxPacketSize: settings.max_packet_size,
+    batchSize: settings.batch_size,
+    workers: settings.workers,
+    pinCpus: settings.pin_cpus,
+    recvBufSize: settings.recv_buf_size,
+  };
+}
+
+function readText(file: string): string {
+  const bytes = readBytes(file);
+  try {
+    return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
+  } catch (cause) {
+    // Lossless up to the first bad byte, which the lossy decoder marks.
+    const before = new TextDecoder().decode(bytes).split('\uFFFD', 1).join().split('\n');
+    const col = [...(before.at(-1) ?? '')].length + 1;
+    throw new ConfigError(file, [{ line: before.length, col, message: 'not UTF-8 text, want YAML in UTF-8' }], {
+      cause,
+    });
+  }
+}
+
+function readBytes(file: string): Uint8Array {
+  try {
+    return readFileSync(file);
+  } catch (cause) {
+    throw new ConfigError(file, [{ line: 1, col: 1, message: unreadable(cause) }], { cause });
+  }
+}
+
+function unreadable(cause: unknown): string {
+  const code = cause instanceof Error && 'code' in cause ? String(cause.code) : String(cause);
+  switch (code) {
+    case 'ENOENT':
+      return 'no such file, want the path of a YAML file';
+    case 'EISDIR':
+      return 'is a directory, want a YAML file';
+    case 'EACCES':
+    case 'EPERM':
+      return 'permission denied, want a file that this user may read';
+    default:
+      return `cannot be read (${code}), want a readable YAML file`;
+  }
+}

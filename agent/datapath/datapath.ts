@@ -1,0 +1,70 @@
+/** What forwards: the interface that the kernel path and the worker pool both stand behind. */
+import type { Family } from '../address.ts';
+import type { Listener, SlotTable } from '../model.ts';
+
+/** All that a datapath has to know of the world, as plain data; `apply` makes it so. */
+export interface Blueprint {
+  /** The node's own addresses, which wildcard binds match. */
+  readonly addresses: readonly IpAddress[];
+  readonly listeners: readonly ListenerBlueprint[];
+}
+
+export interface IpAddress {
+  readonly family: Family;
+  readonly ip: string;
+}
+
+export interface ListenerBlueprint {
+  readonly listener: Listener;
+  /** The listener's interfaces that exist now. */
+  readonly interfaces: readonly Interface[];
+  /** One for each family that the bind takes; absent families leave what is there as it is. */
+  readonly tables: readonly SlotTable[];
+}
+
+export interface Interface {
+  readonly index: number;
+  readonly name: string;
+}
+
+/** Something that the blueprint asks for and that could not be done, in the operator's words. */
+export interface Problem {
+  /** As /readyz names it: `attachment(eth0)`, `endpoints(syslog)`. */
+  readonly subject: string;
+  readonly message: string;
+}
+
+/** One listener's counters since the datapath was made; datagrams, and bytes of UDP payload. */
+export interface ListenerCounters {
+  readonly listener: Listener;
+  readonly mode: DatapathMode;
+  readonly received: number;
+  readonly forwarded: number;
+  readonly bytesReceived: number;
+  readonly bytesForwarded: number;
+  /** By reason, zeroes included. received = forwarded + toStack + dropped. */
+  readonly toStack: ReadonlyMap<string, number>;
+  readonly dropped: ReadonlyMap<string, number>;
+  /** Forwarded datagrams by downstream, as formatAddress writes it. */
+  readonly downstreams: ReadonlyMap<string, number>;
+}
+
+export type DatapathMode = 'tc_ebpf' | 'userspace';
+
+export interface Datapath {
+  readonly mode: DatapathMode;
+  /**
+   * Makes the datapath what the blueprint says and tells what could not be done; calling it again retries. When it
+   * returns, no datagram goes to a downstream that the blueprint does not name.
+   */
+  apply(blueprint: Blueprint): readonly Problem[];
+  counters(): readonly ListenerCounters[];
+  /** Removes what is ours from the host. */
+  close(): void;
+}
+
+/** The families that a bind takes: `[::]` takes IPv4 as well, as a dual-stack socket does (ipv6(7), IPV6_V6ONLY off). */
+export function familiesOf(listener: Listener): readonly Family[] {
+  if (listener.bind.family === 4) return [4];
+  return listener.bind.ip === '::' ? [4, 6] : [6];
+}

@@ -1,0 +1,145 @@
+/**
+ * The mirror of bpf/udp_fanout.h: sizes, offsets and codes, and the encoders of what goes into the maps. A test holds it
+ * against clang, object.ts against the loaded maps. Integers are in host order, which is little-endian on every machine
+ * that we ship for; ports and addresses are in network order.
+ */
+import { type Family, ipBytes, isWildcard, type SocketAddress } from '../../address.ts';
+import type { IpAddress } from '../datapath.ts';
+
+export const ABI = 1;
+
+export const CONSTANTS = {
+  MAX_LISTENERS: 256,
+  MAX_SLOTS: 65536,
+  MAX_TABLES: 512,
+  MAX_BINDS: 8192,
+  MAX_ADDRESSES: 65536,
+  COUNTERS_A_CELL: 4,
+  ADDRESS_LOCAL: 1,
+  ADDRESS_BOUND: 2,
+  PORT_SPECIFIC: 1,
+  PORT_WILDCARD: 2,
+  NEXT_HOP_NEIGH: 0,
+  NEXT_HOP_LOCAL: 1,
+} as const;
+
+/** Bytes and offsets of each struct. */
+export const LAYOUT = {
+  address_key: { size: 20, addr: 0, family: 16 },
+  bind_key: { size: 24, addr: 0, ifindex: 16, port: 20, family: 22 },
+  bind: { size: 8, listener: 0, table: 4 },
+  slot: { size: 32, addr: 0, port: 16, hop: 18, ifindex: 20 },
+  table_head: { size: 32, slots: 0, counters: 4, counters_a_cpu: 8 },
+  stats: {
+    size: 200,
+    pkts_received: 0,
+    pkts_forwarded: 8,
+    pkts_to_stack: 16,
+    pkts_dropped: 24,
+    bytes_received: 32,
+    bytes_forwarded: 40,
+    forwarded: 48,
+    next_slot: 192,
+  },
+} as const;
+
+export type Fate = 'FORWARDED' | 'STACK' | 'DROPPED';
+
+/** enum verdict in its order: the name in metrics, the fate of the datagram, what it means. */
+export const VERDICTS: readonly { readonly name: string; readonly fate: Fate; readonly meaning: string }[] = [
+  { name: 'forwarded', fate: 'FORWARDED', meaning: 'rewritten and sent to its next hop' },
+  { name: 'forwarded_local', fate: 'FORWARDED', meaning: 'rewritten and handed to a socket of this host' },
+  { name: 'ip_options', fate: 'STACK', meaning: 'IPv4 options or IPv6 extension headers' },
+  { name: 'fragment', fate: 'STACK', meaning: 'fragments out of order, or a first one that could not be remembered' },
+  { name: 'malformed', fate: 'STACK', meaning: 'its lengths contradict each other' },
+  { name: 'not_unicast', fate: 'STACK', meaning: 'came in a broadcast or multicast frame' },
+  { name: 'ttl_exceeded', fate: 'STACK', meaning: 'TTL or hop limit ran out here' },
+  { name: 'mtu_exceeded', fate: 'STACK', meaning: 'larger than the MTU towards the downstream' },
+  { name: 'no_route', fate: 'STACK', meaning: 'FIB: no route to the downstream' },
+  { name: 'forwarding_off', fate: 'STACK', meaning: 'FIB: forwarding is disabled and the way out is unknown' },
+  { name: 'fib_lwt', fate: 'STACK', meaning: 'FIB: the route encapsulates, which only the stack can do' },
+  { name: 'fib_other', fate: 'STACK', meaning: 'FIB: an answer that the program does not know' },
+  { name: 'no_downstream', fate: 'DROPPED', meaning: 'no live downstream' },
+  { name: 'fib_blackhole', fate: 'DROPPED', meaning: 'FIB: blackhole route' },
+  { name: 'fib_unreachable', fate: 'DROPPED', meaning: 'FIB: unreachable route' },
+  { name: 'fib_prohibit', fate: 'DROPPED', meaning: 'FIB: prohibit route' },
+  { name: 'rewrite_failed', fate: 'DROPPED', meaning: 'the packet could not be rewritten (out of memory)' },
+  { name: 'redirect_failed', fate: 'DROPPED', meaning: 'the kernel refused the redirect' },
+];
+
+/** How a slot's downstream is reached: enum next_hop, and the way out where forwarding is off (0: unknown). */
+export interface NextHop {
+  readonly local: boolean;
+  readonly ifindex: number;
+}
+
+/** AF_INET, AF_INET6 of bits/socket.h. */
+const addressFamily = (family: Family) => (family === 4 ? 2 : 10);
+
+/** Index of TABLES. */
+export function tableIndex(listener: number, family: Family): number {
+  return listener * 2 + (family === 6 ? 1 : 0);
+}
+
+export function encodeU32(value: number): Uint8Array {
+  const bytes = new Uint8Array(4);
+  view(bytes).setUint32(0, value, true);
+  return bytes;
+}
+
+export function encodeAddressKey({ family, ip }: IpAddress): Uint8Array {
+  const { size, addr, family: at } = LAYOUT.address_key;
+  const bytes = new Uint8Array(size);
+  bytes.set(ipBytes(family, ip), addr);
+  view(bytes).setUint32(at, addressFamily(family), true);
+  return bytes;
+}
+
+/** The key of a bind on one interface; of a wildcard bind, for the family asked. */
+export function encodeBindKey(bind: SocketAddress, family: Family, ifindex: number): Uint8Array {
+  const at = LAYOUT.bind_key;
+  const bytes = new Uint8Array(at.size);
+  if (!isWildcard(bind)) bytes.set(ipBytes(bind.family, bind.ip), at.addr);
+  view(bytes).setUint32(at.ifindex, ifindex, true);
+  view(bytes).setUint16(at.port, bind.port, false);
+  bytes[at.family] = addressFamily(family);
+  return bytes;
+}
+
+export function encodeBind(listener: number, family: Family): Uint8Array {
+  const bytes = new Uint8Array(LAYOUT.bind.size);
+  view(bytes).setUint32(LAYOUT.bind.listener, listener, true);
+  view(bytes).setUint32(LAYOUT.bind.table, tableIndex(listener, family), true);
+  return bytes;
+}
+
+/** Cells of a table's counters: the first one, how many a CPU has, and how many cells the table has in all. */
+export function counterCells(slots: number, cpus: number): { first: number; perCpu: number; cells: number } {
+  const perCpu = Math.ceil(slots / CONSTANTS.COUNTERS_A_CELL);
+  return { first: 1 + slots, perCpu, cells: 1 + slots + perCpu * cpus };
+}
+
+/** The head and the slots of a table as the map's first cells; the counters behind them start at 0. */
+export function encodeSlots(
+  slots: readonly { readonly address: SocketAddress; readonly hop: NextHop }[],
+  cpus: number,
+): Uint8Array {
+  const bytes = new Uint8Array((1 + slots.length) * LAYOUT.slot.size);
+  const data = view(bytes);
+  const { first, perCpu } = counterCells(slots.length, cpus);
+  data.setUint32(LAYOUT.table_head.slots, slots.length, true);
+  data.setUint32(LAYOUT.table_head.counters, first, true);
+  data.setUint32(LAYOUT.table_head.counters_a_cpu, perCpu, true);
+  for (const [index, { address, hop }] of slots.entries()) {
+    const at = (1 + index) * LAYOUT.slot.size;
+    bytes.set(ipBytes(address.family, address.ip), at + LAYOUT.slot.addr);
+    data.setUint16(at + LAYOUT.slot.port, address.port, false);
+    data.setUint16(at + LAYOUT.slot.hop, hop.local ? CONSTANTS.NEXT_HOP_LOCAL : CONSTANTS.NEXT_HOP_NEIGH, true);
+    data.setUint32(at + LAYOUT.slot.ifindex, hop.ifindex, true);
+  }
+  return bytes;
+}
+
+function view(bytes: Uint8Array): DataView {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}

@@ -1,0 +1,65 @@
+/**
+ * The libc calls we make. Each is written once, as its C prototype with the types of its manual page: koffi reads it at
+ * run time, and the types below read it at compile time (a pointer is a typed array or null, all else a number).
+ */
+import koffi from 'koffi';
+
+type Argument<C extends string> = C extends `${string}*${string}` ? NodeJS.TypedArray | null : number;
+type Arguments<C extends string> = C extends `${infer First}, ${infer Rest}`
+  ? [Argument<First>, ...Arguments<Rest>]
+  : [Argument<C>];
+type Call<Prototype extends string> = Prototype extends `${string}(${infer List})`
+  ? (...values: Arguments<List>) => number
+  : never;
+
+/**
+ * Every call returns its result, or -errno: `check` throws it; EAGAIN and EINTR are values for the caller. Calls are
+ * synchronous and keep no pointer: a buffer is the caller's, used in place and not copied. `long` stands for ssize_t.
+ */
+export const libc = {
+  /** socket(2): a descriptor. */
+  socket: call('int socket(int domain, int type, int protocol)'),
+  /** bind(2). */
+  bind: call('int bind(int fd, const void *address, uint32_t length)'),
+  /** send(2): bytes sent. */
+  send: call('long send(int fd, const void *buffer, size_t length, int flags)'),
+  /** sendto(2): bytes sent. */
+  sendto: call('long sendto(int fd, const void *buffer, size_t length, int flags, const void *to, uint32_t toLength)'),
+  /** recv(2): bytes received; with MSG_TRUNC the datagram's whole length, though only what fits is written. */
+  recv: call('long recv(int fd, void *buffer, size_t length, int flags)'),
+  /** setsockopt(2). */
+  setsockopt: call('int setsockopt(int fd, int level, int name, const void *value, uint32_t length)'),
+  /** getsockopt(2); `length` is a Uint32Array of one, the room before and the size after. */
+  getsockopt: call('int getsockopt(int fd, int level, int name, void *value, uint32_t *length)'),
+  /** close(2). */
+  close: call('int close(int fd)'),
+} as const;
+
+/** Numbers of asm-generic/socket.h, linux/socket.h and linux/net.h; the same on x64 and arm64. */
+export const AF_INET = 2;
+export const AF_INET6 = 10;
+export const AF_NETLINK = 16;
+export const SOCK_RAW = 3;
+export const SOCK_NONBLOCK = 0x800;
+export const SOCK_CLOEXEC = 0x80000;
+export const SOL_SOCKET = 1;
+export const SO_RCVBUF = 8;
+export const SO_RCVTIMEO = 20;
+export const SO_RCVBUFFORCE = 33;
+export const MSG_TRUNC = 0x20;
+
+let library: ReturnType<typeof koffi.load> | undefined;
+
+/** Library and symbol are looked up at the first call, so that importing this file costs nothing. */
+function call<const Prototype extends string>(prototype: Prototype): Call<Prototype> {
+  let foreign: ((...values: unknown[]) => number) | undefined;
+  const wrapper = (...values: unknown[]): number => {
+    if (foreign === undefined) {
+      library ??= koffi.load('libc.so.6');
+      foreign = library.func(prototype) as (...values: unknown[]) => number;
+    }
+    const result = foreign(...values);
+    return result < 0 ? -koffi.errno() : result;
+  };
+  return wrapper as Call<Prototype>;
+}

@@ -1,0 +1,50 @@
+/**
+ * The log: one line an event on standard output. The message carries its fields as text in both formats, so that one
+ * grep finds the line in either; JSON has them beside it as well.
+ */
+import { writeSync } from 'node:fs';
+import pino from 'pino';
+
+export type LogLevel = 'trace' | 'debug' | 'info' | 'warn' | 'error';
+export type LogFormat = 'text' | 'json';
+export type Fields = Readonly<Record<string, string | number | boolean>>;
+
+type Write = (message: string, fields?: Fields) => void;
+export type Log = Readonly<Record<LogLevel, Write>>;
+
+const STDOUT = 1;
+
+/** `write` takes whole lines; by default they go to standard output at once, so that none is lost at exit. */
+export function openLog(level: LogLevel, format: LogFormat, write: (line: string) => void = writeStdout): Log {
+  const logger = pino(
+    {
+      level,
+      base: null,
+      timestamp: pino.stdTimeFunctions.isoTime,
+      formatters: { level: (label) => ({ level: label.toUpperCase() }) },
+    },
+    { write: format === 'json' ? write : (line: string) => write(textLine(line)) },
+  );
+  const at =
+    (name: LogLevel): Write =>
+    (message, fields = {}) =>
+      logger[name](fields, withFields(message, fields));
+  return { trace: at('trace'), debug: at('debug'), info: at('info'), warn: at('warn'), error: at('error') };
+}
+
+function withFields(message: string, fields: Fields): string {
+  return Object.entries(fields).reduce((text, [key, value]) => `${text} ${key}=${JSON.stringify(value)}`, message);
+}
+
+function textLine(json: string): string {
+  const { time, level, msg } = JSON.parse(json) as { time: string; level: string; msg: string };
+  return `${time} ${level} ${msg.replaceAll('\n', ' ')}\n`;
+}
+
+function writeStdout(line: string): void {
+  try {
+    writeSync(STDOUT, line);
+  } catch {
+    // Nobody reads (EPIPE) or not fast enough (EAGAIN): forwarding must not depend on who reads the log.
+  }
+}

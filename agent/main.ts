@@ -1,0 +1,102 @@
+/** The agent, put together: constructors in order, closed in reverse. */
+import { type Config, loadConfig } from './config/load.ts';
+import { VERDICTS } from './datapath/tc/abi.ts';
+import { openTcDatapath } from './datapath/tc/datapath.ts';
+import { wayOut } from './datapath/tc/wayout.ts';
+import { openStaticSource } from './discovery/static.ts';
+import { takeLock } from './lock.ts';
+import { type Log, type LogFormat, type LogLevel, openLog } from './log.ts';
+import { openHost } from './netlink/host.ts';
+import { watchNetwork } from './netlink/watch.ts';
+import { watchLosses } from './observe/losses.ts';
+import { openMetrics } from './observe/metrics.ts';
+import { openServer } from './observe/server.ts';
+import { Reconciler } from './reconciler.ts';
+import { version } from './version.ts';
+
+export interface AgentOptions {
+  readonly config: string;
+  readonly objectPath: string;
+  readonly logLevel?: LogLevel;
+  readonly logFormat?: LogFormat;
+}
+
+/** Runs until SIGTERM or SIGINT; 0 after a clean stop, 1 where nothing can run. Throws ConfigError. */
+export async function runAgent(options: AgentOptions): Promise<number> {
+  const config = loadConfig(
+    options.config,
+    process.env.POD_NAMESPACE ? { podNamespace: process.env.POD_NAMESPACE } : {},
+  );
+  const log = openLog(options.logLevel ?? config.log.level, options.logFormat ?? config.log.format);
+  const stopped = stopSignal();
+  const closing: (() => void | Promise<void>)[] = [];
+  try {
+    if (!(await start(config, options.objectPath, log, (close) => closing.unshift(close)))) return 1;
+    log.info('stopping', { signal: await stopped });
+    return 0;
+  } catch (error) {
+    log.error((error as Error).message);
+    log.debug((error as Error).stack ?? '');
+    return 1;
+  } finally {
+    for (const close of closing) await close();
+  }
+}
+
+/** False if no listener can run on this machine; the log says why. */
+async function start(
+  config: Config,
+  objectPath: string,
+  log: Log,
+  onClose: (close: () => void | Promise<void>) => void,
+) {
+  const { listeners } = config;
+  log.info('starting udp-fanout', { version: version(), listeners: listeners.length });
+  onClose((await takeLock()).close);
+
+  const host = openHost();
+  onClose(() => host.close());
+  const source = openStaticSource();
+  onClose(() => source.close());
+  const datapath = openTcDatapath({
+    log,
+    objectPath,
+    listeners,
+    filters: (ifindex) => host.filters(ifindex),
+    wayOut: (address, interfaces) => wayOut(host, address, interfaces),
+  });
+  onClose(() => datapath.close());
+  const reconciler = new Reconciler({ log, listeners, source, host, datapath });
+  onClose(() => reconciler.close());
+
+  const counters = () => datapath.counters();
+  const unready = () => reconciler.unready();
+  if (config.metrics.enabled) {
+    const registry = openMetrics({ version: version(), listeners, counters, unready });
+    const server = await openServer({ ...config.metrics, registry, unready });
+    onClose(() => server.close());
+    log.info('serving metrics', {
+      bind: `${config.metrics.bind.ip}:${config.metrics.bind.port}`,
+      path: config.metrics.path,
+    });
+  }
+  const network = watchNetwork({ onChange: () => reconciler.trigger() });
+  onClose(() => network.close());
+  reconciler.trigger();
+  if (reconciler.running().length === 0) return false;
+  const losses = watchLosses({ log, counters, meaning });
+  onClose(() => losses.close());
+  return true;
+}
+
+function meaning(reason: string): string {
+  return VERDICTS.find(({ name }) => name === reason)?.meaning ?? reason;
+}
+
+/** The signal that asks us to stop; rejected by an error that nobody caught, so that even then all is detached. */
+function stopSignal(): Promise<string> {
+  return new Promise((resolve, reject) => {
+    for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => resolve(signal));
+    process.once('uncaughtException', reject);
+  });
+}

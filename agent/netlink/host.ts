@@ -1,0 +1,53 @@
+/** What the agent needs to know of the network namespace that it runs in: plain data, read anew at each call. */
+import { SystemError } from '../ffi/errno.ts';
+import { addressesRequest, decodeAddress, type HostAddress } from './address.ts';
+import { decodeFilter, decodeQdisc, type Filter, filtersRequest, qdiscsRequest } from './filter.ts';
+import type { Ip } from './ip.ts';
+import { decodeLink, type Link, linksRequest } from './link.ts';
+import type { Message } from './message.ts';
+import { decodeRoute, NO_ROUTE, type Route, routeRequest } from './route.ts';
+import { NLM_F_DUMP, Rtnetlink } from './socket.ts';
+
+/** Every call asks the kernel and throws SystemError when it refuses; what does not exist is a value, no error. */
+export interface Host {
+  links(): Link[];
+  /** All scopes, both families; an address may be on several interfaces and is then listed for each. */
+  addresses(): HostAddress[];
+  /** The way to one address; undefined if there is none. */
+  route(destination: Ip): Route | undefined;
+  /** The clsact ingress filters in the order they run in; none without clsact or without the interface. */
+  filters(ifindex: number): Filter[];
+  /** `clsact`, or `ingress` where another program took its place; undefined if there is neither. */
+  ingressQdisc(ifindex: number): string | undefined;
+  /** Releases the socket; a later call opens one anew. */
+  close(): void;
+}
+
+/** The host as rtnetlink(7) shows it, in the network namespace of the calling thread. */
+export function openHost(socket: Rtnetlink = new Rtnetlink()): Host {
+  return {
+    links: () => socket.request('RTM_GETLINK', NLM_F_DUMP, linksRequest()).map(({ payload }) => decodeLink(payload)),
+    addresses: () => known(socket.request('RTM_GETADDR', NLM_F_DUMP, addressesRequest()), decodeAddress),
+    filters: (ifindex) => known(socket.request('RTM_GETTFILTER', NLM_F_DUMP, filtersRequest(ifindex)), decodeFilter),
+    route: (destination) => routeTo(socket, destination),
+    ingressQdisc: (ifindex) =>
+      known(socket.request('RTM_GETQDISC', NLM_F_DUMP, qdiscsRequest()), decodeQdisc).find(
+        (qdisc) => qdisc.ifindex === ifindex && qdisc.ingress,
+      )?.kind,
+    close: () => socket.close(),
+  };
+}
+
+function known<T>(messages: readonly Message[], decode: (payload: Uint8Array) => T | undefined): T[] {
+  return messages.map(({ payload }) => decode(payload)).filter((entry) => entry !== undefined);
+}
+
+function routeTo(socket: Rtnetlink, destination: Ip): Route | undefined {
+  try {
+    const [message] = socket.request('RTM_GETROUTE', 0, routeRequest(destination));
+    return message && decodeRoute(message.payload);
+  } catch (error) {
+    if (error instanceof SystemError && NO_ROUTE.includes(error.errno)) return undefined;
+    throw error;
+  }
+}

@@ -1,0 +1,65 @@
+/** The route that the host would take to an address (linux/rtnetlink.h). */
+import { constants } from 'node:os';
+import { afOf, decodeIp, encodeIp, familyOf, type Ip } from './ip.ts';
+import { type Attributes, attribute, decodePayload, joined } from './message.ts';
+
+export interface Route {
+  /** The interface it leaves by; the loopback if it is local. */
+  readonly ifindex: number;
+  /** The router on the way, of either family (RFC 5549); absent when the address itself is on the link. */
+  readonly gateway?: Ip;
+  /** Path MTU where the route or an ICMP message set one; else it is the link's. */
+  readonly mtu?: number;
+  /** An address of this host. */
+  readonly local: boolean;
+}
+
+/** What the kernel says when there is no way: no route, or one of type unreachable, prohibit (EACCES), blackhole (EINVAL). */
+export const NO_ROUTE: readonly number[] = [
+  constants.errno.ENETUNREACH,
+  constants.errno.EHOSTUNREACH,
+  constants.errno.EACCES,
+  constants.errno.EINVAL,
+];
+
+const RTMSG = 12;
+const RTN_LOCAL = 2;
+const RTA_DST = 1;
+const RTA_OIF = 4;
+const RTA_GATEWAY = 5;
+const RTA_METRICS = 8;
+const RTA_VIA = 18;
+const RTAX_MTU = 2;
+
+/** The payload of an RTM_GETROUTE for one destination. */
+export function routeRequest(destination: Ip): Uint8Array {
+  const bytes = encodeIp(destination);
+  const header = new Uint8Array(RTMSG);
+  header[0] = afOf(destination.family);
+  header[1] = bytes.length * 8; // rtm_dst_len, in bits
+  return joined(header, attribute(RTA_DST, bytes));
+}
+
+/** The route in the payload of an RTM_NEWROUTE. */
+export function decodeRoute(payload: Uint8Array): Route {
+  const { header, attributes } = decodePayload(payload, RTMSG);
+  const gateway = decodeGateway(header.getUint8(0), attributes);
+  const mtu = attributes.nested(RTA_METRICS).u32(RTAX_MTU);
+  return {
+    ifindex: attributes.u32(RTA_OIF) ?? 0,
+    ...(gateway !== undefined && { gateway }),
+    ...(mtu !== undefined && { mtu }),
+    local: header.getUint8(7) === RTN_LOCAL,
+  };
+}
+
+/** RTA_GATEWAY is of the destination's family; RTA_VIA (struct rtvia) names its own. */
+function decodeGateway(af: number, attributes: Attributes): Ip | undefined {
+  const gateway = attributes.bytes(RTA_GATEWAY);
+  const family = familyOf(af);
+  if (gateway !== undefined && family !== undefined) return decodeIp(family, gateway);
+  const via = attributes.bytes(RTA_VIA);
+  const viaFamily = familyOf(attributes.u16(RTA_VIA) ?? 0);
+  if (via === undefined || viaFamily === undefined) return undefined;
+  return decodeIp(viaFamily, via.subarray(2));
+}

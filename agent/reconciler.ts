@@ -1,0 +1,155 @@
+/**
+ * One loop from what is wanted to what is there. Events only trigger it; it coalesces them, builds a blueprint from the
+ * config, the endpoints and the host, hands it to the datapath, and tries again what could not be done.
+ */
+import type { Blueprint, Datapath, ListenerBlueprint, Problem } from './datapath/datapath.ts';
+import { familiesOf } from './datapath/datapath.ts';
+import type { EndpointSource } from './discovery/source.ts';
+import type { Log } from './log.ts';
+import type { Endpoint, Listener } from './model.ts';
+import type { Host } from './netlink/host.ts';
+import { placeListener } from './placement.ts';
+import { buildTable } from './table.ts';
+
+export interface ReconcilerDependencies {
+  readonly log: Log;
+  readonly listeners: readonly Listener[];
+  readonly source: EndpointSource;
+  readonly host: Pick<Host, 'links' | 'addresses'>;
+  readonly datapath: Datapath;
+  readonly timer?: Timer;
+}
+
+/** Runs `task` once after so many milliseconds; the function returned calls it off. */
+export type Timer = (milliseconds: number, task: () => void) => () => void;
+
+/** At most 20 passes a second however many events there are; the first of a quiet time is at once. */
+const SPACING_MS = 50;
+const RETRY_MS = { first: 1000, most: 30_000 };
+
+const setTimer: Timer = (milliseconds, task) => {
+  const timer = setTimeout(task, milliseconds);
+  return () => clearTimeout(timer);
+};
+
+export class Reconciler {
+  readonly #with: ReconcilerDependencies;
+  readonly #timer: Timer;
+  #problems: ReadonlyMap<string, Problem> = new Map();
+  #waiting: readonly Listener[] = [];
+  #cancelPass: (() => void) | undefined;
+  #cancelRetry: (() => void) | undefined;
+  #resting = false;
+  #again = false;
+  #retryMs = RETRY_MS.first;
+  #closed = false;
+
+  constructor(dependencies: ReconcilerDependencies) {
+    this.#with = dependencies;
+    this.#timer = dependencies.timer ?? setTimer;
+    this.#waiting = dependencies.listeners;
+  }
+
+  /** Something may have changed. */
+  trigger(): void {
+    if (this.#closed) return;
+    if (this.#resting) {
+      this.#again = true;
+      return;
+    }
+    this.#pass();
+    this.#resting = true;
+    this.#cancelPass = this.#timer(SPACING_MS, () => {
+      this.#resting = false;
+      if (!this.#again) return;
+      this.#again = false;
+      this.trigger();
+    });
+  }
+
+  /** What keeps the agent from being ready, in the operator's words: `endpoints(syslog)`, `attachment(eth0)`. */
+  unready(): readonly string[] {
+    return [...this.#waiting.map(({ name }) => `endpoints(${name})`), ...this.#problems.keys()];
+  }
+
+  /** The listeners that receive, or will as soon as their endpoints are known. */
+  running(): readonly Listener[] {
+    const has = (subject: string) => this.#problems.has(subject);
+    return this.#with.listeners.filter(
+      ({ name, interfaces }) =>
+        !has('host') && !has(`listener(${name})`) && interfaces.some((link) => !has(`attachment(${link})`)),
+    );
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#cancelPass?.();
+    this.#cancelRetry?.();
+  }
+
+  #pass(): void {
+    const { log } = this.#with;
+    const problems = new Map<string, Problem>();
+    for (const problem of this.#apply()) problems.set(problem.subject, problem);
+    for (const problem of problems.values()) {
+      if (this.#problems.get(problem.subject)?.message !== problem.message) log.error(problem.message);
+    }
+    for (const subject of this.#problems.keys()) if (!problems.has(subject)) log.info('recovered', { subject });
+    this.#problems = problems;
+    this.#retry(problems.size > 0);
+  }
+
+  #apply(): readonly Problem[] {
+    const { datapath } = this.#with;
+    try {
+      const { blueprint, problems } = this.#blueprint();
+      return [...problems, ...datapath.apply(blueprint)];
+    } catch (error) {
+      return [{ subject: 'host', message: `failed to reconcile: ${(error as Error).message}` }];
+    }
+  }
+
+  #blueprint(): { blueprint: Blueprint; problems: readonly Problem[] } {
+    const { host, listeners, source } = this.#with;
+    const links = host.links();
+    const problems: Problem[] = [];
+    const planned: ListenerBlueprint[] = [];
+    const waiting: Listener[] = [];
+    for (const listener of listeners) {
+      const place = placeListener(listener, links);
+      const endpoints = source.endpoints(listener);
+      if (!endpoints) waiting.push(listener);
+      const { tables, problem } = listenerTables(listener, endpoints);
+      planned.push({ listener, interfaces: place.interfaces, tables });
+      problems.push(...place.problems, ...(problem ? [problem] : []));
+    }
+    this.#waiting = waiting;
+    return { blueprint: { addresses: host.addresses(), listeners: planned }, problems };
+  }
+
+  /** A machine that does not fit now may fit later: an interface appears, memory is freed. */
+  #retry(wanted: boolean): void {
+    this.#cancelRetry?.();
+    this.#cancelRetry = undefined;
+    if (!wanted) {
+      this.#retryMs = RETRY_MS.first;
+      return;
+    }
+    this.#cancelRetry = this.#timer(this.#retryMs, () => this.trigger());
+    this.#retryMs = Math.min(this.#retryMs * 2, RETRY_MS.most);
+  }
+}
+
+/** The slot tables of a listener's endpoints; none, which leaves what is there in use, where they cannot be built. */
+function listenerTables(
+  listener: Listener,
+  endpoints: readonly Endpoint[] | undefined,
+): Pick<ListenerBlueprint, 'tables'> & { problem?: Problem } {
+  if (!endpoints) return { tables: [] };
+  try {
+    return { tables: familiesOf(listener).map((family) => buildTable(family, endpoints)) };
+  } catch (error) {
+    const message = `listener "${listener.name}": ${(error as Error).message}; its last downstreams stay in use`;
+    return { tables: [], problem: { subject: `endpoints(${listener.name})`, message } };
+  }
+}

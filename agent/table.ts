@@ -1,0 +1,32 @@
+/** From downstreams to slot tables: pure, and all that weights cost is paid here, never per datagram. */
+import type { Family } from './address.ts';
+import { type Downstream, LIMITS, type SlotTable } from './model.ts';
+
+/**
+ * The slot table of one family: each downstream in as many slots as its weight over the greatest common divisor of all
+ * weights, spread evenly (a downstream's k-th of w slots lies at (k + 1/2) / w of the round). Throws RangeError where
+ * that takes more than LIMITS.slotsPerTable slots or there are more than LIMITS.downstreamsPerListener downstreams.
+ */
+export function buildTable(family: Family, downstreams: readonly Downstream[]): SlotTable {
+  const ours = downstreams.filter((downstream) => downstream.address.family === family);
+  if (ours.length > LIMITS.downstreamsPerListener) {
+    throw new RangeError(`${ours.length} downstreams, at most ${LIMITS.downstreamsPerListener} are possible`);
+  }
+  const divisor = ours.reduce((all, { weight }) => gcd(all, weight), 0) || 1;
+  const total = ours.reduce((sum, { weight }) => sum + weight / divisor, 0);
+  if (total > LIMITS.slotsPerTable) {
+    throw new RangeError(`the weights make ${total} slots, at most ${LIMITS.slotsPerTable} are possible`);
+  }
+  if (total === ours.length) return { family, slots: ours };
+
+  const placed = ours.flatMap((downstream, order) => {
+    const count = downstream.weight / divisor;
+    return Array.from({ length: count }, (_, k) => ({ downstream, order, at: (k + 0.5) / count }));
+  });
+  placed.sort((a, b) => a.at - b.at || a.order - b.order);
+  return { family, slots: placed.map(({ downstream }) => downstream) };
+}
+
+function gcd(a: number, b: number): number {
+  return b === 0 ? a : gcd(b, a % b);
+}

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* The way from here to a downstream. Program side only. */
+#ifndef NEXTHOP_H
+#define NEXTHOP_H
+
+#include <linux/pkt_cls.h>
+
+#include "rewrite.h"
+
+/* What the FIB's answer means for the datagram; forwarded where it can go. */
+static __always_inline enum verdict fib_verdict(long answer)
+{
+	switch (answer) {
+	case BPF_FIB_LKUP_RET_SUCCESS:
+	case BPF_FIB_LKUP_RET_NO_NEIGH: /* the kernel asks for the neighbour and queues the datagram meanwhile */
+		return VERDICT_forwarded;
+	case BPF_FIB_LKUP_RET_BLACKHOLE:
+		return VERDICT_fib_blackhole;
+	case BPF_FIB_LKUP_RET_UNREACHABLE:
+		return VERDICT_fib_unreachable;
+	case BPF_FIB_LKUP_RET_PROHIBIT:
+		return VERDICT_fib_prohibit;
+	case BPF_FIB_LKUP_RET_NOT_FWDED:
+		return VERDICT_no_route;
+	case BPF_FIB_LKUP_RET_FWD_DISABLED:
+		return VERDICT_forwarding_off;
+	case BPF_FIB_LKUP_RET_UNSUPP_LWT:
+		return VERDICT_fib_lwt;
+	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
+		return VERDICT_mtu_exceeded;
+	default:
+		return VERDICT_fib_other;
+	}
+}
+
+static __always_inline long fib_lookup(struct __sk_buff *skb, struct packet *pkt, struct slot *slot,
+				       struct bpf_fib_lookup *fib)
+{
+	fib->family = pkt->family;
+	fib->l4_protocol = IPPROTO_UDP;
+	fib->sport = pkt->sport;
+	fib->dport = slot->port;
+	fib->tot_len = pkt->l3_len;
+	fib->ifindex = skb->ifindex;
+	if (pkt->family == AF_INET) {
+		fib->tos = pkt->tos;
+		fib->ipv4_src = pkt->saddr.v4;
+		fib->ipv4_dst = slot->addr.v4;
+	} else {
+		fib->flowinfo = bpf_htonl((__u32)pkt->tos << 20);
+		__builtin_memcpy(fib->ipv6_src, &pkt->saddr, sizeof(pkt->saddr));
+		__builtin_memcpy(fib->ipv6_dst, &slot->addr, sizeof(slot->addr));
+	}
+	return bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
+}
+
+/* Sends the rewritten datagram out; the FIB has put the gateway, or the downstream itself, in the place of the destination. */
+static __always_inline long redirect(struct bpf_fib_lookup *fib)
+{
+	struct bpf_redir_neigh next = { .nh_family = fib->family };
+
+	__builtin_memcpy(next.ipv6_nh, fib->ipv6_dst, sizeof(next.ipv6_nh));
+	return bpf_redirect_neigh(fib->ifindex, &next, sizeof(next), 0);
+}
+
+/*
+ * Readdresses the datagram and sends it to the slot's downstream. What cannot leave from here is readdressed all the
+ * same and left to the stack, with the TTL it came with: the stack forwards it, fragments it, or tells the sender.
+ */
+static __always_inline enum verdict forward(struct __sk_buff *skb, struct packet *pkt, struct slot *slot)
+{
+	struct bpf_fib_lookup fib = {};
+	enum verdict verdict;
+
+	if (slot->hop == NEXT_HOP_LOCAL)
+		verdict = VERDICT_forwarded_local;
+	else if (pkt->ttl <= 1)
+		verdict = VERDICT_ttl_exceeded;
+	else
+		verdict = fib_verdict(fib_lookup(skb, pkt, slot, &fib));
+
+	if (verdict == VERDICT_forwarding_off && slot->ifindex) {
+		if (rewrite(skb, pkt, slot, pkt->ttl - 1))
+			return VERDICT_rewrite_failed;
+		return bpf_redirect_neigh(slot->ifindex, 0, 0, 0) == TC_ACT_REDIRECT ? VERDICT_forwarded
+										      : VERDICT_redirect_failed;
+	}
+	if (verdict >= VERDICT_no_downstream)
+		return verdict;
+	if (rewrite(skb, pkt, slot, verdict == VERDICT_forwarded ? pkt->ttl - 1 : pkt->ttl))
+		return VERDICT_rewrite_failed;
+	if (verdict == VERDICT_forwarded && redirect(&fib) != TC_ACT_REDIRECT)
+		return VERDICT_redirect_failed;
+	return verdict;
+}
+
+#endif

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Rewriting as a router does: destination, ports, TTL, and the checksums by their difference (RFC 1624), so that a
+ * datagram which was wrong before stays wrong and the receiver can tell. Program side only.
+ */
+#ifndef REWRITE_H
+#define REWRITE_H
+
+#include "parse.h"
+
+#define EINVAL 22
+
+/* Linux 6.16: tells the checksum helper that no header checksum makes up for a changed IPv6 address. */
+#ifndef BPF_F_IPV6
+#define BPF_F_IPV6 (1ULL << 7)
+#endif
+
+/* The part of the IPv4 header that changes, and the ports behind a header without options. */
+struct ip4_tail {
+	__u8 ttl;
+	__u8 protocol;
+	__be16 check;
+	__be32 saddr;
+	__be32 daddr;
+	__be16 sport;
+	__be16 dport;
+};
+
+static __always_inline __be16 check_replace(__be16 check, __be32 from, __be32 to)
+{
+	__u32 sum = (__u16)~check;
+
+	from = ~from;
+	sum += (from & 0xffff) + (from >> 16) + (to & 0xffff) + (to >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
+}
+
+/*
+ * The UDP checksum goes through the helper, never by hand: for CHECKSUM_PARTIAL the field holds the pseudo header's
+ * sum only, and MARK_MANGLED_0 keeps 0 ("none") as it is and never makes a 0.
+ */
+static __always_inline int rewrite_port_check(struct __sk_buff *skb, struct packet *pkt, struct slot *slot)
+{
+	if (pkt->dport == slot->port)
+		return 0;
+	return bpf_l4_csum_replace(skb, pkt->l4 + offsetof(struct udphdr, check), pkt->dport, slot->port,
+				   BPF_F_MARK_MANGLED_0 | sizeof(slot->port));
+}
+
+static __always_inline int rewrite_ip4(struct __sk_buff *skb, struct packet *pkt, struct slot *slot, __u8 ttl)
+{
+	struct ip4_tail tail = {
+		.ttl = ttl,
+		.protocol = IPPROTO_UDP,
+		.check = check_replace(pkt->check, pkt->daddr.v4, slot->addr.v4),
+		.saddr = pkt->saddr.v4,
+		.daddr = slot->addr.v4,
+		.sport = pkt->sport,
+		.dport = slot->port,
+	};
+
+	/* The protocol, in the other byte of the TTL's word, is the same before and after. */
+	tail.check = check_replace(tail.check, bpf_htons(pkt->ttl << 8), bpf_htons(ttl << 8));
+	if (pkt->part == LATER)
+		return bpf_skb_store_bytes(skb, L3 + offsetof(struct iphdr, ttl), &tail,
+					   offsetof(struct ip4_tail, sport), 0);
+	if (bpf_l4_csum_replace(skb, pkt->l4 + offsetof(struct udphdr, check), pkt->daddr.v4, slot->addr.v4,
+				BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0 | sizeof(slot->addr.v4)) ||
+	    rewrite_port_check(skb, pkt, slot))
+		return -1;
+	return bpf_skb_store_bytes(skb, L3 + offsetof(struct iphdr, ttl), &tail, sizeof(tail), 0);
+}
+
+static __always_inline int rewrite_ip6_check(struct __sk_buff *skb, struct packet *pkt, struct slot *slot)
+{
+	__u64 flags = BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0;
+	__u32 at = pkt->l4 + offsetof(struct udphdr, check);
+	__s64 diff = bpf_csum_diff(pkt->daddr.v6, sizeof(pkt->daddr), slot->addr.v6, sizeof(slot->addr), 0);
+	int err = bpf_l4_csum_replace(skb, at, 0, diff, flags | BPF_F_IPV6);
+
+	/* Kernels before 6.16 do not know the flag, and refuse before they touch the packet. */
+	return err == -EINVAL ? bpf_l4_csum_replace(skb, at, 0, diff, flags) : err;
+}
+
+static __always_inline int rewrite_ip6(struct __sk_buff *skb, struct packet *pkt, struct slot *slot, __u8 ttl)
+{
+	if (bpf_skb_store_bytes(skb, L3 + offsetof(struct ipv6hdr, hop_limit), &ttl, sizeof(ttl), 0) ||
+	    bpf_skb_store_bytes(skb, L3 + offsetof(struct ipv6hdr, daddr), &slot->addr, sizeof(slot->addr), 0))
+		return -1;
+	if (pkt->part == LATER)
+		return 0;
+	if (rewrite_ip6_check(skb, pkt, slot) || rewrite_port_check(skb, pkt, slot))
+		return -1;
+	return bpf_skb_store_bytes(skb, pkt->l4 + offsetof(struct udphdr, dest), &slot->port, sizeof(slot->port), 0);
+}
+
+/* Readdresses the datagram to the slot's downstream with this TTL; not 0 if the kernel had no memory to do so. */
+static __always_inline int rewrite(struct __sk_buff *skb, struct packet *pkt, struct slot *slot, __u8 ttl)
+{
+	return pkt->family == AF_INET ? rewrite_ip4(skb, pkt, slot, ttl) : rewrite_ip6(skb, pkt, slot, ttl);
+}
+
+#endif

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * What the program and the agent share: limits, map keys and values, verdicts. The agent's mirror is
+ * agent/datapath/tc/abi.ts; a test compares the two through clang, and the agent compares key and value
+ * sizes with the loaded maps.
+ */
+#ifndef UDP_FANOUT_H
+#define UDP_FANOUT_H
+
+#include <linux/types.h>
+
+/* Raised with every change of a key, a value or a meaning in this file; the agent refuses an object of another one. */
+#define UDP_FANOUT_ABI 1
+
+#define MAX_LISTENERS 256
+#define MAX_SLOTS 65536
+/* One table a listener and family: 2 * listener, and 1 more for IPv6. */
+#define MAX_TABLES (2 * MAX_LISTENERS)
+/* Listener and interface pairs. */
+#define MAX_BINDS 8192
+/* Addresses of the node and specific binds; a node in IPVS mode carries every ClusterIP. */
+#define MAX_ADDRESSES 65536
+/* Fragmented datagrams under way at once; the oldest are forgotten. */
+#define MAX_FRAGMENTED 16384
+
+/* An address in network order. IPv4 fills v4 and leaves the rest 0, so that a key has one form only. */
+union addr {
+	__u8 bytes[16];
+	__be32 v4;
+	__be32 v6[4];
+};
+
+/* Map ADDRESSES: which destination addresses concern us at all. */
+struct address_key {
+	union addr addr;
+	__u32 family; /* AF_INET or AF_INET6 */
+};
+
+enum address_flags {
+	ADDRESS_LOCAL = 1, /* the node's own: wildcard binds match it */
+	ADDRESS_BOUND = 2, /* some listener's specific bind, perhaps a VIP that sits on no interface */
+};
+
+/* Map BINDS: a listener's address and port on one interface. A wildcard bind has an address of zeroes. */
+struct bind_key {
+	union addr addr;
+	__u32 ifindex;
+	__be16 port;
+	__u8 family; /* AF_INET or AF_INET6 */
+	__u8 pad;
+};
+
+struct bind {
+	__u32 listener; /* index of STATS */
+	__u32 table;    /* index of TABLES */
+};
+
+/* Array `ports`, one byte a port: which look-ups in BINDS are worth making. 0 for all ports that are not ours. */
+enum port_flags {
+	PORT_SPECIFIC = 1,
+	PORT_WILDCARD = 2,
+};
+
+/* How a downstream is reached from here. */
+enum next_hop {
+	NEXT_HOP_NEIGH = 0, /* the FIB names the interface, the kernel resolves the neighbour */
+	NEXT_HOP_LOCAL = 1, /* an address of this host: rewritten, then up the stack */
+};
+
+struct slot {
+	union addr addr;
+	__be16 port;
+	__u16 hop;     /* enum next_hop */
+	__u32 ifindex; /* way out where the FIB refuses because forwarding is off; 0: unknown */
+	__u64 pad;
+};
+
+struct table_head {
+	__u32 slots;          /* 0: no downstream */
+	__u32 counters;       /* index of the first counter cell */
+	__u32 counters_a_cpu; /* cells in one CPU's row */
+	__u32 pad[5];
+};
+
+#define COUNTERS_A_CELL 4
+
+/*
+ * A slot table is an array of cells: the head, the slots, then per CPU a row of counters, one a slot. One map
+ * holds all three, so that replacing it replaces table and counters in one step and neither is ever read beside
+ * a stranger.
+ */
+union cell {
+	struct table_head head;
+	struct slot slot;
+	__u64 counters[COUNTERS_A_CELL];
+};
+
+/* Map FRAGMENTS: what was decided for the first fragment of a datagram (RFC 791, RFC 8200). */
+struct fragment_key {
+	union addr saddr;
+	union addr daddr;
+	__u32 id;
+	__u32 ifindex;
+	__u32 family;
+};
+
+struct fragment {
+	struct slot slot;
+	__u64 seen_ns;  /* CLOCK_MONOTONIC */
+	__u32 listener;
+	__u32 to_stack; /* 1: a later fragment came first, the whole datagram is the stack's */
+};
+
+/*
+ * What happened to one datagram. V(name, fate, meaning): the order is the index of the counter, the name is the
+ * label in metrics, logs and `bpftool map dump`. Fates: FORWARDED, STACK (handed up), DROPPED, in this order.
+ */
+#define VERDICTS(V)                                                                                    \
+	V(forwarded, FORWARDED, "rewritten and sent to its next hop")                                  \
+	V(forwarded_local, FORWARDED, "rewritten and handed to a socket of this host")                 \
+	V(ip_options, STACK, "IPv4 options or IPv6 extension headers")                                 \
+	V(fragment, STACK, "fragments out of order, or a first one that could not be remembered")    \
+	V(malformed, STACK, "its lengths contradict each other")                                       \
+	V(not_unicast, STACK, "came in a broadcast or multicast frame")                                \
+	V(ttl_exceeded, STACK, "TTL or hop limit ran out here")                                        \
+	V(mtu_exceeded, STACK, "larger than the MTU towards the downstream")                           \
+	V(no_route, STACK, "FIB: no route to the downstream")                                          \
+	V(forwarding_off, STACK, "FIB: forwarding is disabled and the way out is unknown")             \
+	V(fib_lwt, STACK, "FIB: the route encapsulates, which only the stack can do")                  \
+	V(fib_other, STACK, "FIB: an answer that the program does not know")                               \
+	V(no_downstream, DROPPED, "no live downstream")                                                \
+	V(fib_blackhole, DROPPED, "FIB: blackhole route")                                              \
+	V(fib_unreachable, DROPPED, "FIB: unreachable route")                                          \
+	V(fib_prohibit, DROPPED, "FIB: prohibit route")                                                \
+	V(rewrite_failed, DROPPED, "the packet could not be rewritten (out of memory)")                \
+	V(redirect_failed, DROPPED, "the kernel refused the redirect")
+
+enum fate { FORWARDED, STACK, DROPPED };
+
+enum verdict {
+#define V(name, fate, meaning) VERDICT_##name,
+	VERDICTS(V)
+#undef V
+	VERDICT_COUNT
+};
+
+/*
+ * Map STATS: one entry a listener, per CPU. All counters count datagrams (a GRO packet holds several); bytes are
+ * UDP payload. received = forwarded + to_stack + dropped.
+ */
+struct stats {
+	__u64 pkts_received;
+	__u64 pkts_forwarded;
+	__u64 pkts_to_stack;
+	__u64 pkts_dropped;
+	__u64 bytes_received;
+	__u64 bytes_forwarded;
+#define V(name, fate, meaning) __u64 name;
+	VERDICTS(V)
+#undef V
+	__u32 next_slot[2]; /* round robin cursors: IPv4, IPv6 */
+};
+
+_Static_assert(sizeof(union addr) == 16, "addr");
+_Static_assert(sizeof(struct address_key) == 20, "address_key has no hole");
+_Static_assert(sizeof(struct bind_key) == 24, "bind_key has no hole");
+_Static_assert(sizeof(struct bind) == 8, "bind");
+_Static_assert(sizeof(struct slot) == 32, "slot fills a cell");
+_Static_assert(sizeof(struct table_head) == 32, "table_head fills a cell");
+_Static_assert(sizeof(union cell) == 32, "two cells a cache line");
+_Static_assert(sizeof(struct fragment_key) == 44, "fragment_key has no hole");
+_Static_assert(sizeof(struct fragment) == 48, "fragment has no hole");
+_Static_assert(sizeof(struct stats) == 8 * (6 + VERDICT_COUNT + 1), "stats is u64s and the two cursors");
+
+#endif
