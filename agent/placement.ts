@@ -23,7 +23,7 @@ export function placeListener(
     const link = findLink(links, name);
     const message = link ? unfit(link) : `interface not found: ${name} (there are: ${listNames(links)})`;
     if (message !== undefined) problems.push({ subject: `attachment(${name})`, message });
-    else if (link) interfaces.push({ index: link.index, name: link.name });
+    else if (link) interfaces.push({ index: link.index, name });
   }
   return { interfaces, problems };
 }

@@ -15,9 +15,8 @@ export interface Document {
 /** Reads one YAML 1.2 document (core schema), without anchors, aliases and tags. Never throws for what the text says. */
 export function readDocument(fileText: string): Document {
   const text = fileText.startsWith('\uFEFF') ? fileText.slice(1) : fileText;
-  const lines = new LineCounter();
+  const lines = countLines(text);
   const document = parseDocument(text, {
-    lineCounter: lines,
     schema: 'core',
     version: '1.2',
     merge: false,
@@ -31,7 +30,7 @@ export function readDocument(fileText: string): Document {
   });
   // Every tag is refused with the plain values, known or not.
   const errors = [...document.errors, ...document.warnings.filter((warning) => warning.code !== 'TAG_RESOLVE_FAILED')];
-  const mistakes = firstOfEachLine(errors.map((error) => syntaxMistake(text, lines, error)));
+  const mistakes = firstOfEachLine(withoutAftermath(errors).map((error) => syntaxMistake(text, lines, error)));
   // What stands after a syntax error is guesswork, and so would be its mistakes.
   if (errors.some((error) => error.code !== 'MULTIPLE_DOCS')) return unusable(mistakes);
   const root = document.contents;
@@ -43,12 +42,24 @@ export function readDocument(fileText: string): Document {
 
 const EMPTY = 'the file is empty, want YAML with at least "listeners:"';
 
+// The parser's own count misses the lines of a scalar that it meets after an error.
+function countLines(text: string): LineCounter {
+  const lines = new LineCounter();
+  for (let start = 0; start >= 0; start = text.indexOf('\n', start) + 1 || -1) lines.addNewLine(start);
+  return lines;
+}
+
 function isBlank(root: ParsedNode): boolean {
   return isScalar(root) && root.value === null && root.source === '';
 }
 
 function unusable(mistakes: readonly Mistake[]): Document {
   return { value: undefined, unread: [], locate: () => ({ line: 1, col: 1 }), mistakes };
+}
+
+// After an error that ends the document the parser stumbles over every token that follows.
+function withoutAftermath(errors: readonly YAMLError[]): readonly YAMLError[] {
+  return errors.filter((error, index) => index === 0 || !error.message.includes(' in YAML stream'));
 }
 
 // One slip makes the parser stumble several times on its line; what follows the first says nothing new.

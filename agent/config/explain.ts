@@ -1,6 +1,6 @@
 /** From the schema's issues to findings that say what was found, what is wanted and where. */
 import type * as z from 'zod';
-import { nearest } from './nearest.ts';
+import { isSameWord, nearest } from './nearest.ts';
 import { type Finding, type Path, pathText, quote } from './position.ts';
 import { allowedKeys } from './schema.ts';
 
@@ -48,7 +48,7 @@ function hintFor(parent: Path, key: string): string {
   // The tuning keys of a listener stand one level deeper than most expect.
   for (const section of known) {
     const inner = [...allowedKeys([...parent, section]), ...allowedKeys([...parent, section, 0])];
-    const deeper = nearest(key, inner);
+    const deeper = inner.find((name) => isSameWord(name, key));
     if (deeper !== undefined) return `did you mean ${deeper} under ${section}?`;
   }
   return `want one of ${known.join(', ')}`;

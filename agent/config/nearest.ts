@@ -14,6 +14,11 @@ export function nearest(word: string, known: readonly string[]): string | undefi
   return best?.text;
 }
 
+/** True for the same word in another style: `maxPacketSize` and `max_packet_size`. */
+export function isSameWord(a: string, b: string): boolean {
+  return fold(a) === fold(b);
+}
+
 /** Writes `a, b or c`. */
 export function orList(words: readonly string[]): string {
   return words.length < 2 ? words.join() : `${words.slice(0, -1).join(', ')} or ${words.at(-1)}`;

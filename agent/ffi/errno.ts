@@ -1,7 +1,12 @@
 /** System call failures: one class, one check. */
 import { constants } from 'node:os';
 
-const NAMES = new Map(Object.entries(constants.errno).map(([name, number]) => [number, name]));
+/** Where two names share a number (EAGAIN, EWOULDBLOCK) the first is the one that manual pages use. */
+const NAMES = new Map(
+  Object.entries(constants.errno)
+    .reverse()
+    .map(([name, number]) => [number, name]),
+);
 
 /** A failed system or libbpf call: which one, and its errno as a number and a name. */
 export class SystemError extends Error {

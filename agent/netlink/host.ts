@@ -15,7 +15,7 @@ export interface Host {
   addresses(): HostAddress[];
   /** The way to one address; undefined if there is none. */
   route(destination: Ip): Route | undefined;
-  /** The clsact ingress filters in the order they run in; none without clsact or without the interface. */
+  /** The clsact ingress filters, in each chain in the order they run in; none without clsact or the interface. */
   filters(ifindex: number): Filter[];
   /** `clsact`, or `ingress` where another program took its place; undefined if there is neither. */
   ingressQdisc(ifindex: number): string | undefined;

@@ -39,9 +39,9 @@ const everyUnref: Every = (milliseconds, tick) => {
 };
 
 /**
- * Watches the network namespace of the calling thread. Node offers no stable way to poll a descriptor of ours, so a
- * timer drains the socket: while nothing happens, that is one recv a tick. Start it before the first read of the host,
- * or a change in between goes unnoticed. Throws SystemError if there is no socket to be had.
+ * Watches the network namespace of the calling thread. Node does not poll foreign descriptors (koffi can, by calls that
+ * it does not document), so a timer drains the socket: while nothing happens, that is one recv a tick. Start it before
+ * the first read of the host, or a change in between goes unnoticed. Throws SystemError if there is no socket to be had.
  */
 export function watchNetwork(
   options: WatchOptions,

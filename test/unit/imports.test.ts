@@ -1,0 +1,72 @@
+/** Third parties stay in their room, and the parts of the agent know only those they are built on. */
+import { globSync, readFileSync } from 'node:fs';
+import { dirname, join, relative } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { expect, test } from 'vitest';
+
+const ROOT = fileURLToPath(new URL('../..', import.meta.url));
+const FILES = globSync('agent/**/*.ts', { cwd: ROOT });
+
+/** Package, and the folder or file that alone may import it. */
+const ROOMS: Readonly<Record<string, string>> = {
+  koffi: 'agent/ffi/',
+  '@kubernetes/client-node': 'agent/discovery/',
+  'prom-client': 'agent/observe/',
+  fastify: 'agent/observe/',
+  'raw-socket': 'agent/health/',
+  pino: 'agent/log.ts',
+  zod: 'agent/config/',
+  yaml: 'agent/config/',
+};
+
+/** A part, and the parts that it must not know. */
+const WALLS: readonly (readonly [from: string, to: string])[] = [
+  ['agent/config/', 'agent/datapath/'],
+  ['agent/config/', 'agent/discovery/'],
+  ['agent/datapath/', 'agent/discovery/'],
+  ['agent/datapath/', 'agent/health/'],
+  ['agent/datapath/', 'agent/observe/'],
+  ['agent/datapath/', 'agent/config/'],
+  ['agent/discovery/', 'agent/datapath/'],
+  ['agent/discovery/', 'agent/health/'],
+  ['agent/health/', 'agent/datapath/'],
+  ['agent/health/', 'agent/discovery/'],
+  ['agent/observe/', 'agent/datapath/tc/'],
+  ['agent/observe/', 'agent/discovery/'],
+  ['agent/netlink/', 'agent/datapath/'],
+  ['agent/reconciler.ts', 'agent/datapath/tc/'],
+  ['agent/', 'test/'],
+  ['agent/', 'bench/'],
+];
+
+function importsOf(file: string): string[] {
+  const source = readFileSync(join(ROOT, file), 'utf8');
+  return [...source.matchAll(/(?:from|import)\s*\(?\s*'([^']+)'/g)].map(([, specifier]) => specifier!);
+}
+
+const resolved = (file: string, specifier: string) =>
+  specifier.startsWith('.') ? relative(ROOT, join(ROOT, dirname(file), specifier)) : specifier;
+
+test('there are imports to look at', () => {
+  expect(FILES.length).toBeGreaterThan(20);
+  expect(importsOf('agent/main.ts')).toContain('./reconciler.ts');
+});
+
+test.each(FILES)('%s imports packages only in their room', (file) => {
+  const packages = importsOf(file).filter((name) => !name.startsWith('.') && !name.startsWith('node:'));
+  expect(packages.filter((name) => !ROOMS[name] || !file.startsWith(ROOMS[name]))).toEqual([]);
+});
+
+test.each(WALLS)('%s does not know %s', (from, to) => {
+  const crossings = FILES.filter((file) => file.startsWith(from)).flatMap((file) =>
+    importsOf(file)
+      .map((specifier) => resolved(file, specifier))
+      .filter((target) => target.startsWith(to))
+      .map((target) => `${file} -> ${target}`),
+  );
+  expect(crossings).toEqual([]);
+});
+
+test('model.ts imports nothing but addresses', () => {
+  expect(importsOf('agent/model.ts')).toEqual(['./address.ts']);
+});
