@@ -1,7 +1,7 @@
 /** From YAML text to plain data: what is written, where, and what this config does not take of YAML. */
-import { isScalar, LineCounter, type ParsedNode, parseDocument, type YAMLError } from 'yaml';
+import { isScalar, type ParsedNode, parseDocument, type YAMLError } from 'yaml';
 import { plainValue } from './plain.ts';
-import { type Locate, locator, type Mistake, type Path, positionAt } from './position.ts';
+import { type Locate, locator, type Mistake, type Path, type Position, positionsIn } from './position.ts';
 
 export interface Document {
   /** Plain data; a value that could not be read is undefined under its key. The whole is undefined for an unusable file. */
@@ -15,7 +15,7 @@ export interface Document {
 /** Reads one YAML 1.2 document (core schema), without anchors, aliases and tags. Never throws for what the text says. */
 export function readDocument(fileText: string): Document {
   const text = fileText.startsWith('\uFEFF') ? fileText.slice(1) : fileText;
-  const lines = countLines(text);
+  const positionOf = positionsIn(text);
   const document = parseDocument(text, {
     schema: 'core',
     version: '1.2',
@@ -30,24 +30,17 @@ export function readDocument(fileText: string): Document {
   });
   // Every tag is refused with the plain values, known or not.
   const errors = [...document.errors, ...document.warnings.filter((warning) => warning.code !== 'TAG_RESOLVE_FAILED')];
-  const mistakes = firstOfEachLine(withoutAftermath(errors).map((error) => syntaxMistake(text, lines, error)));
+  const mistakes = firstOfEachLine(withoutAftermath(errors).map((error) => syntaxMistake(text, positionOf, error)));
   // What stands after a syntax error is guesswork, and so would be its mistakes.
   if (errors.some((error) => error.code !== 'MULTIPLE_DOCS')) return unusable(mistakes);
   const root = document.contents;
   if (root === null || isBlank(root)) return unusable([{ line: 1, col: 1, message: EMPTY }, ...mistakes]);
-  const { value, unread, refusals } = plainValue(root, (offset) => positionAt(text, lines, offset).line);
-  const refused = refusals.map(({ offset, message }) => ({ ...positionAt(text, lines, offset), message }));
-  return { value, unread, locate: locator(text, root, lines), mistakes: [...mistakes, ...refused] };
+  const { value, unread, refusals } = plainValue(root, (offset) => positionOf(offset).line);
+  const refused = refusals.map(({ offset, message }) => ({ ...positionOf(offset), message }));
+  return { value, unread, locate: locator(root, positionOf), mistakes: [...mistakes, ...refused] };
 }
 
 const EMPTY = 'the file is empty, want YAML with at least "listeners:"';
-
-// The parser's own count misses the lines of a scalar that it meets after an error.
-function countLines(text: string): LineCounter {
-  const lines = new LineCounter();
-  for (let start = 0; start >= 0; start = text.indexOf('\n', start) + 1 || -1) lines.addNewLine(start);
-  return lines;
-}
 
 function isBlank(root: ParsedNode): boolean {
   return isScalar(root) && root.value === null && root.source === '';
@@ -68,11 +61,11 @@ function firstOfEachLine(mistakes: readonly Mistake[]): readonly Mistake[] {
   return mistakes.filter(({ line }) => !seen.has(line) && seen.add(line));
 }
 
-function syntaxMistake(text: string, lines: LineCounter, error: YAMLError): Mistake {
+function syntaxMistake(text: string, positionOf: (offset: number) => Position, error: YAMLError): Mistake {
   const address = unquotedAddress(text, error.pos[0]);
-  if (address === undefined) return { ...positionAt(text, lines, error.pos[0]), message: syntaxMessage(error) };
+  if (address === undefined) return { ...positionOf(error.pos[0]), message: syntaxMessage(error) };
   const message = `not valid YAML: a value that starts with "[" is a list, want it in quotes: "${address.text}"`;
-  return { ...positionAt(text, lines, address.offset), message };
+  return { ...positionOf(address.offset), message };
 }
 
 function syntaxMessage(error: YAMLError): string {

@@ -24,14 +24,15 @@ export function pathOf(issue: Issue): Path {
   return issue.path.filter((step) => typeof step !== 'symbol');
 }
 
-/** The keys that stand misspelt, where they should stand: nothing else is to be said about them. */
-export function misspelt(issues: readonly Issue[], value: unknown): readonly Path[] {
+/** The keys that are missing because they stand misspelt: nothing else is to be said about them. */
+export function misspelt(issues: readonly Issue[], value: unknown): readonly { meant: Path; written: Path }[] {
   return issues.flatMap((issue) => {
     if (issue.code !== 'unrecognized_keys') return [];
     const parent = pathOf(issue);
     return issue.keys.flatMap((key) => {
       const meant = nearest(key, allowedKeys(parent));
-      return meant === undefined || hasAt(value, [...parent, meant]) ? [] : [[...parent, meant]];
+      if (meant === undefined || hasAt(value, [...parent, meant])) return [];
+      return [{ meant: [...parent, meant], written: [...parent, key] }];
     });
   });
 }

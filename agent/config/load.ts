@@ -5,7 +5,7 @@ import type { Listener, Settings, Source } from '../model.ts';
 import { type Document, readDocument } from './document.ts';
 import { draftOf } from './draft.ts';
 import { explain, misspelt, pathOf } from './explain.ts';
-import { type Mistake, type Path, pathText, placed } from './position.ts';
+import { type Locate, type Mistake, type Path, pathText, placed } from './position.ts';
 import { crossFindings } from './rules.ts';
 import { type ConfigOutput, configSchema, type LOG_FORMATS, type LOG_LEVELS, type PROTOCOLS } from './schema.ts';
 
@@ -67,13 +67,16 @@ export function parseConfig(text: string, file: string, surroundings: Surroundin
 type Issues = Parameters<typeof explain>[0];
 
 function findMistakes({ value, unread, locate }: Document, issues: Issues): readonly Mistake[] {
-  const meant = misspelt(issues, value);
+  const slips = misspelt(issues, value);
+  const meant = slips.map((slip) => slip.meant);
   const reported = new Set([...unread, ...meant].map(pathText));
   const fresh = issues.filter((issue) => !reported.has(pathText(pathOf(issue))));
   // An unknown key leaves the map that it stands in usable.
   const broken: readonly Path[] = fresh.filter((issue) => issue.code !== 'unrecognized_keys').map(pathOf);
-  const findings = [...explain(fresh, value), ...crossFindings(draftOf(value, broken, meant), locate)];
-  return findings.map((finding) => placed(finding, locate));
+  const written = new Map(slips.map((slip) => [pathText(slip.meant), slip.written]));
+  const locateMeant: Locate = (path, at) => locate(written.get(pathText(path)) ?? path, at);
+  const findings = [...explain(fresh, value), ...crossFindings(draftOf(value, broken, meant), locateMeant)];
+  return findings.map((finding) => placed(finding, locateMeant));
 }
 
 function inOrder(mistakes: readonly Mistake[]): readonly Mistake[] {

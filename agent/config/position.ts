@@ -1,5 +1,5 @@
 /** Where a value is: its path in the config, and the line and column of that path in the file. */
-import { isMap, isScalar, isSeq, type LineCounter, type Node } from 'yaml';
+import { isMap, isScalar, isSeq, LineCounter, type Node, type YAMLMap } from 'yaml';
 
 export type Path = readonly (string | number)[];
 
@@ -43,11 +43,17 @@ export function quote(text: string): string {
   });
 }
 
-/** The position of an offset in the text that `lines` has counted. */
-export function positionAt(text: string, lines: LineCounter, offset: number): Position {
-  const { line, col } = lines.linePos(offset);
-  // The counter's columns are UTF-16 units; an editor shows characters.
-  return { line, col: [...text.slice(offset - col + 1, offset)].length + 1 };
+/** Tells the position of each offset in the text. */
+export function positionsIn(text: string): (offset: number) => Position {
+  // Counted here, as the parser's own count misses the lines of a scalar that it meets after an error.
+  const lines = new LineCounter();
+  for (let start = 0; start >= 0; start = text.indexOf('\n', start) + 1 || -1) lines.addNewLine(start);
+  // The counter's columns are UTF-16 units, an editor's are characters; most texts need not be looked at twice.
+  const hasPairs = /[\ud800-\udbff]/.test(text);
+  return (offset) => {
+    const { line, col } = lines.linePos(offset);
+    return { line, col: hasPairs ? [...text.slice(offset - col + 1, offset)].length + 1 : col };
+  };
 }
 
 /** A finding with its line and column. */
@@ -56,28 +62,44 @@ export function placed(finding: Finding, locate: Locate): Mistake {
 }
 
 /** Makes the `Locate` of a parsed document. Of a key written twice the first counts, as it does for the value. */
-export function locator(text: string, root: Node, lines: LineCounter): Locate {
+export function locator(root: Node, positionOf: (offset: number) => Position): Locate {
+  const pairsOf = pairsByKey();
   return (path, at) => {
     let key: Node | undefined;
     let node: Node | undefined = root;
     for (const step of path) {
-      const next = child(node, step);
-      key = next.key;
-      node = next.node;
+      const pair: KeyAndValue | undefined = isMap<Node, Node | null>(node) ? pairsOf(node).get(step) : undefined;
+      key = pair?.key;
+      node = isSeq<Node>(node) && typeof step === 'number' ? node.items[step] : (pair?.value ?? undefined);
     }
-    const place = at === 'key' || isEmpty(node) ? (key ?? node) : node;
-    return positionAt(text, lines, place?.range?.[0] ?? 0);
+    const place = at === 'key' || isUnwritten(node) ? (key ?? node) : node;
+    return positionOf(place?.range?.[0] ?? 0);
+  };
+}
+
+interface KeyAndValue {
+  readonly key: Node;
+  readonly value: Node | null;
+}
+type Pairs = ReadonlyMap<unknown, KeyAndValue>;
+
+// Kept for each map that is asked about, so that many mistakes in a long map take linear time.
+function pairsByKey(): (map: YAMLMap<Node, Node | null>) => Pairs {
+  const known = new WeakMap<object, Pairs>();
+  return (map) => {
+    const found = known.get(map);
+    if (found !== undefined) return found;
+    // Reversed, as the last one set stays and the first one written counts.
+    const entries = map.items
+      .toReversed()
+      .map((pair) => [isScalar(pair.key) ? pair.key.value : undefined, pair] as const);
+    const pairs: Pairs = new Map(entries);
+    known.set(map, pairs);
+    return pairs;
   };
 }
 
 /** True where nothing is written: `bind:` and no more. */
-function isEmpty(node: Node | undefined): boolean {
+function isUnwritten(node: Node | undefined): boolean {
   return node === undefined || (isScalar(node) && node.value === null && node.source === '');
-}
-
-function child(node: Node | undefined, step: string | number): { key?: Node | undefined; node?: Node | undefined } {
-  if (isSeq<Node>(node) && typeof step === 'number') return { node: node.items[step] };
-  if (!isMap<Node, Node | null>(node)) return {};
-  const pair = node.items.find((item) => isScalar(item.key) && item.key.value === step);
-  return { key: pair?.key, node: pair?.value ?? undefined };
 }

@@ -9,6 +9,9 @@ import { BpfMap } from './map.ts';
 
 const { EPERM, EACCES } = constants.errno;
 
+/** __LIBBPF_ERRNO__START of bpf/libbpf.h. */
+const LIBBPF_ERRNO = 4000;
+
 export const PROGRAM = 'udp_fanout';
 
 /** Why there is no kernel path on this machine, in one line. */
@@ -47,7 +50,11 @@ export function loadObject(path: string, listeners: number): BpfObject {
   try {
     object = libbpf.objectOpen(path);
   } catch (cause) {
-    throw new DatapathUnavailable(`BPF object "${path}" cannot be read: ${(cause as Error).message}`, { cause });
+    // libbpf has numbers of its own for what is no ELF file, or not of this machine's byte order.
+    const why = cause instanceof SystemError && cause.errno < LIBBPF_ERRNO ? cause.code : 'it is no BPF object';
+    throw new DatapathUnavailable(`BPF object "${path}" cannot be read: ${why}: build it with npm run build`, {
+      cause,
+    });
   }
   try {
     return load(path, object, listeners);

@@ -1,0 +1,356 @@
+/** The lab itself: what it builds works by plain kernel forwarding, sees every fault of the traffic, and leaves nothing. */
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { writeFileSync } from 'node:fs';
+import { networkInterfaces } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, describe, expect, it } from 'vitest';
+import { startAgent } from '../lab/agent.ts';
+import { fragments4, fragments6, udp4, udp6 } from '../lab/frame.ts';
+import type { Topology } from '../lab/host.ts';
+import { labObstacle } from '../lab/lab.ts';
+import { numberedPayload } from '../lab/payload.ts';
+import { startTime } from '../lab/processes.ts';
+import { t1 } from '../lab/t1.ts';
+import { t2 } from '../lab/t2.ts';
+import { t5 } from '../lab/t5.ts';
+import { t8 } from '../lab/t8.ts';
+import { receive, type Sent, send, startSending } from '../lab/traffic.ts';
+import { union } from '../lab/union.ts';
+import { capture, inject } from '../lab/wire.ts';
+
+const obstacle = labObstacle();
+const NO_ERRORS = { InErrors: 0, InCsumErrors: 0, RcvbufErrors: 0, NoPorts: 0 };
+const exactly = (sent: Sent) => ({ received: sent.count, missing: [], duplicated: [] });
+
+let open: Topology[] = [];
+
+function hold<T extends Topology>(topology: T): T {
+  open.push(topology);
+  return topology;
+}
+
+afterEach(() => {
+  for (const topology of open) topology.close();
+  open = [];
+});
+
+describe.skipIf(obstacle)(`topologies${obstacle ? `, skipped: ${obstacle}` : ''}`, () => {
+  it.each(['routed', 'bridged'] as const)('T1 %s: the client reaches every pod through the node', async (wiring) => {
+    const { client, pods } = hold(t1({ wiring }));
+    const receivers = await receive(pods);
+    for (const [index, pod] of pods.entries()) {
+      const sent = await send(client, { to: pod.address, from: '10.0.0.9:40000', count: 300, size: 200 });
+      const report = await receivers.report({ expect: 300 });
+      expect(union(report, sent)).toEqual(exactly(sent));
+      const { name, sources, ttls, errors } = report.receivers[index]!;
+      expect({ name, sources, ttls, errors }).toEqual({
+        name: pod.name,
+        sources: { '10.0.0.9:40000': 300 },
+        ttls: { 63: 300 },
+        errors: NO_ERRORS,
+      });
+    }
+  });
+
+  it('T1: pods come and go', async () => {
+    const { client, node, pods, addPod, removePod } = hold(t1({ pods: 1 }));
+    const added = addPod();
+    const receivers = await receive([added]);
+    const sent = await send(client, { to: '10.0.1.11:9000', count: 100 });
+    expect(union(await receivers.report({ expect: 100 }), sent)).toEqual(exactly(sent));
+    removePod(added);
+    expect(pods.map(({ address }) => address)).toEqual(['10.0.1.10:9000']);
+    expect(node.namespace.interfaces().filter((name) => name.startsWith('veth'))).toEqual(['veth10']);
+  });
+
+  it('T2: node vm2 reaches the pod on vm1 through the vxlan, and takes what is sent to the VIP', async () => {
+    const { client, vm1, vm2, pods, vip } = hold(t2());
+    const receivers = await receive(pods);
+    const overlay = capture(vm1.namespace, 'ens3', ({ udp }) => udp?.dport === 8472);
+    const sent = await send(vm2, { to: pods[2].address, count: 100 });
+    const report = await receivers.report({ expect: 100 });
+    expect(union(report, sent)).toEqual(exactly(sent));
+    expect(report.receivers[2]!.count).toBe(100);
+    expect(await overlay.frames({ expect: 100 })).toHaveLength(100);
+    overlay.close();
+
+    using frames = capture(vm2.namespace, 'ens3.100', ({ ip }) => ip?.dst === vip.ip);
+    await send(client, { to: vip.address, from: '10.123.123.4:40000', count: 10 });
+    const [first] = await frames.frames({ expect: 10 });
+    expect(first).toMatchObject({ dmac: vm2.mac, ip: { ttl: 64 }, udp: { dport: 80, checksum: 'valid' } });
+  });
+
+  it('T2: ipForward 0 is for the node that takes the VIP, not for the other', () => {
+    const { vm1, vm2 } = hold(t2({ ipForward: 0 }));
+    const forwarding = [vm1, vm2].map(({ namespace }) => namespace.counters().get('IpForwarding'));
+    // RFC 1213: 1 forwards, 2 does not.
+    expect(forwarding).toEqual([1, 2]);
+  });
+
+  it('T5: pods on three nodes, and vm2 takes what is sent to either VIP', async () => {
+    const { client, vm2, pods, first, second, unrelated } = hold(t5());
+    expect(first.pods.map(({ ip }) => ip).sort()).toEqual(['10.42.0.37', '10.42.1.35']);
+    expect(second.pods.map(({ ip }) => ip)).toEqual(['10.42.2.36']);
+    const receivers = await receive(pods);
+    const runs = [];
+    for (const pod of pods) runs.push(await send(vm2, { to: pod.address, count: 50 }));
+    const report = await receivers.report({ expect: 150 });
+    expect(report.receivers.map(({ count }) => count)).toEqual([50, 50, 50]);
+    for (const sent of runs) expect(union(report, sent)).toEqual(exactly(sent));
+    using frames = capture(vm2.namespace, 'ens3.100', ({ udp }) => udp?.dport === 80);
+    for (const ip of [first.ip, second.ip, unrelated]) await send(client, { to: `${ip}:80`, count: 1 });
+    expect((await frames.frames({ expect: 3 })).filter(({ direction }) => direction === 'in')).toHaveLength(3);
+  });
+
+  it.each(['global', 'link-local'] as const)('T8 with %s next hops: both pods are reached', async (nextHop) => {
+    const { client, a, pods } = hold(t8({ nextHop }));
+    const receivers = await receive(pods);
+    for (const pod of pods) {
+      const sent = await send(client, { to: pod.address, from: `[${client.ip}]:40000`, count: 100 });
+      const report = await receivers.report({ expect: 100 });
+      expect(union(report, sent)).toEqual(exactly(sent));
+      expect(report.receivers[pods.indexOf(pod)]).toMatchObject({
+        sources: { '[2001:a61:35b3:1::9]:40000': 100 },
+        ttls: { 62: 100 },
+      });
+    }
+    const across = await send(a, { to: pods[1].address, count: 100 });
+    expect(union(await receivers.report({ expect: 100 }), across)).toEqual(exactly(across));
+  });
+
+  it('T8: the router spreads a VIP over both nodes, before and after its prefix has changed', async () => {
+    const { client, a, b, vips } = hold(t8());
+    for (const vip of vips) {
+      const taps = [a, b].map(({ namespace, nic }) => capture(namespace, nic, ({ ip }) => ip?.dst === vip));
+      await send(client, { to: `[${vip}]:5514`, from: `[${client.ip}]:40000`, streams: 32, count: 320 });
+      const counts = await Promise.all(taps.map(async (tap) => (await tap.frames()).length));
+      expect(counts.reduce((sum, count) => sum + count)).toBe(320);
+      expect(Math.min(...counts)).toBeGreaterThan(0);
+    }
+  });
+});
+
+describe.skipIf(obstacle)('traffic', () => {
+  it('tells gaps, duplicates, disorder, damage, wrong checksums and closed ports', async () => {
+    const { node, pods } = hold(t1({ pods: 1 }));
+    const [pod] = pods;
+    const receivers = await receive(pods);
+    const from = { src: '10.0.0.9', dst: pod!.ip, sport: 1, dport: pod!.port, dmac: pod!.mac };
+    const numbered = (sequence: number) => udp4({ ...from, payload: numberedPayload({ stream: 7, sequence }) });
+    const damaged = numberedPayload({ stream: 7, sequence: 4 });
+    damaged[40]! ^= 1;
+    inject(node.namespace, pod!.hostInterface, [
+      ...[0, 2, 2, 5, 3].map(numbered),
+      udp4({ ...from, payload: damaged }),
+      udp4({ ...from, csum: 'zero', payload: numberedPayload({ stream: 8, sequence: 0 }) }),
+      udp4({ ...from, csum: 'wrong' }),
+      udp4({ ...from, dport: 9 }),
+    ]);
+    const report = await receivers.report({ expect: 7 });
+    expect(report).toMatchObject({ count: 7, payloadErrors: 1, errors: { InCsumErrors: 1, NoPorts: 1 } });
+    expect(report.receivers[0]!.streams[0]).toMatchObject({
+      ...{ stream: 7, count: 5, lowest: 0, highest: 5, gaps: 2, duplicates: 1, outOfOrder: 1 },
+    });
+    expect(union(report, { streams: [{ stream: 7, from: '', count: 5 }] })).toEqual({
+      received: 3,
+      missing: [
+        { stream: 7, first: 1, last: 1 },
+        { stream: 7, first: 4, last: 4 },
+      ],
+      duplicated: [
+        { stream: 7, first: 2, last: 2 },
+        { stream: 7, first: 5, last: 5 },
+      ],
+    });
+  });
+
+  it('loses nothing of 50000 datagrams from many sources, sent as fast as it goes', async () => {
+    const { client, pods } = hold(t1({ pods: 1 }));
+    const receivers = await receive(pods);
+    const from = ['10.0.0.9:40000', '10.0.0.77:40000'];
+    const sent = await send(client, { to: pods[0]!.address, from, streams: 6, count: 50_000, rate: 0, cpu: 0 });
+    const report = await receivers.report({ expect: 50_000 });
+    expect(union(report, sent)).toEqual(exactly(sent));
+    expect(report).toMatchObject({ payloadErrors: 0, errors: NO_ERRORS });
+    const ports = [40000, 40001, 40002];
+    const expected = ports.flatMap((port) => [`10.0.0.77:${port}`, `10.0.0.9:${port}`]).sort();
+    expect(Object.keys(report.receivers[0]!.sources).sort()).toEqual(expected);
+  });
+
+  it('sends large, fragmented and segmented datagrams whole', async () => {
+    const { client, pods } = hold(t1({ pods: 1 }));
+    const receivers = await receive(pods);
+    for (const options of [{ size: 1472 }, { size: 8000 }, { size: 1200, segments: 20 }]) {
+      const sent = await send(client, { to: pods[0]!.address, count: 100, ttl: 9, ...options });
+      const report = await receivers.report({ expect: 100 });
+      expect(union(report, sent)).toEqual(exactly(sent));
+      expect(report.receivers[0]).toMatchObject({ ttls: { 8: 100 }, bytes: 100 * options.size, payloadErrors: 0 });
+    }
+    const refused = await send(client, { to: pods[0]!.address, count: 3, size: 1473, dontFragment: true });
+    expect(refused).toMatchObject({ count: 0, failures: { EMSGSIZE: 3 } });
+  });
+
+  it('keeps its rate, and stops when told to', async () => {
+    const { client, pods } = hold(t1({ pods: 1 }));
+    const receivers = await receive(pods);
+    const paced = await send(client, { to: pods[0]!.address, count: 200, rate: 1000 });
+    expect(paced.ms).toBeGreaterThan(190);
+    await receivers.report({ expect: 200 });
+    const sending = startSending(client, { to: pods[0]!.address, rate: 5000 });
+    while ((await receivers.peek()).count < 100);
+    const sent = await sending.stop();
+    expect(union(await receivers.report({ expect: sent.count }), sent)).toEqual(exactly(sent));
+  });
+});
+
+describe.skipIf(obstacle)('the wire', () => {
+  it('shows what the node did to a datagram', async () => {
+    const { client, pods } = hold(t1());
+    using tap = capture(pods[0]!.namespace, 'eth0', ({ udp }) => udp?.dport === 9000);
+    inject(client.namespace, 'eth0', [udp4({ src: '10.0.0.9', dst: pods[0]!.ip, sport: 7, dport: 9000, ttl: 5 })]);
+    const [frame] = await tap.frames({ expect: 1 });
+    expect(frame).toMatchObject({
+      ...{ direction: 'in', smac: '02:00:00:00:02:0a', dmac: pods[0]!.mac },
+      ip: { src: '10.0.0.9', ttl: 4, checksum: 'valid' },
+      udp: { sport: 7, checksum: 'valid' },
+    });
+    // Nobody listens there, and the pod's answer finds its way back.
+    expect(client.namespace.counters().get('IcmpInDestUnreachs')).toBe(1);
+  });
+
+  it('carries VLAN tags and fragments', async () => {
+    const { client, node, pods } = hold(t1());
+    const receivers = await receive(pods);
+    using tap = capture(node.namespace, 'eth0', ({ ip }) => ip?.src === '10.0.0.9');
+    const to = { src: '10.0.0.9', dst: pods[1]!.ip, sport: 7, dport: 9000 };
+    const payload = numberedPayload({ stream: 1, sequence: 0 }, 3000);
+    inject(client.namespace, 'eth0', [udp4({ ...to, vlan: 100 }), ...fragments4({ ...to, payload })]);
+    const frames = await tap.frames({ expect: 4 });
+    expect(frames.map(({ vlan }) => vlan)).toEqual([100, undefined, undefined, undefined]);
+    expect(frames.map(({ ip }) => ip?.fragment?.offset)).toEqual([undefined, 0, 1480, 2960]);
+    expect(await receivers.report({ expect: 1 })).toMatchObject({ count: 1, payloadErrors: 0, errors: NO_ERRORS });
+  });
+
+  it('tells a checksum that is left to hardware from one that is right', async () => {
+    for (const checksums of ['offloaded', 'computed'] as const) {
+      const { client, node, pods } = hold(t1({ pods: 1, checksums }));
+      using tap = capture(node.namespace, 'eth0', ({ udp }) => udp !== undefined);
+      await send(client, { to: pods[0]!.address, count: 1 });
+      const [frame] = await tap.frames({ expect: 1 });
+      expect(frame?.udp?.checksum).toBe(checksums === 'offloaded' ? 'partial' : 'valid');
+    }
+  });
+
+  it('takes IPv6 with extension headers, and in fragments', async () => {
+    const { client, a, pods } = hold(t8());
+    const receivers = await receive(pods);
+    const payload = numberedPayload({ stream: 1, sequence: 0 });
+    const to = { dmac: pods[0].mac, src: client.ip, dst: pods[0].ip, sport: 7, dport: 5514, payload };
+    const chains = [['hop-by-hop'], ['routing'], ['destination'], ['hop-by-hop', 'destination']] as const;
+    const frames = chains.map((types) => udp6({ ...to, extensions: types.map((type) => ({ type, words: 2 })) }));
+    const whole = { ...to, payload: numberedPayload({ stream: 1, sequence: 0 }, 3000) };
+    inject(a.namespace, 'caliA', [...frames, ...fragments6(whole)]);
+    expect(await receivers.report({ expect: 5 })).toMatchObject({ count: 5, payloadErrors: 0, errors: NO_ERRORS });
+  });
+});
+
+describe.skipIf(obstacle)('the agent', () => {
+  // What the lab knows of the agent: a flag, log lines, HTTP, SIGTERM.
+  const STAND_IN = `
+    const { readFileSync } = require('node:fs');
+    console.log('config ' + JSON.parse(readFileSync(process.argv[3], 'utf8')).greeting + ' ' + process.env.EXTRA);
+    require('node:http').createServer((_, response) => response.end('# HELP x\\nx{a="b c"} 3\\ny 0\\n'))
+      .listen(9090, () => console.log('INFO attached TC eBPF program to ingress interface="eth0"'));
+    process.on('SIGTERM', () => { console.log('bye'); process.exit(0); });`;
+
+  it('is started, awaited, asked and stopped inside the node', async () => {
+    const { node } = hold(t1({ pods: 1 }));
+    const program = join(node.namespace.directory, 'stand-in.cjs');
+    writeFileSync(program, STAND_IN);
+    const agent = startAgent(node, { greeting: 'hello' }, { program, env: { EXTRA: 'there' } });
+    expect(await agent.waitFor(/attached TC eBPF/)).toContain('interface="eth0"');
+    expect(agent.lines[0]).toBe('config hello there');
+    expect(await agent.metrics()).toEqual(
+      new Map([
+        ['x{a="b c"}', 3],
+        ['y', 0],
+      ]),
+    );
+    await expect(agent.waitFor(/never said/, { timeout: 50 })).rejects.toThrow(/no line in 50 ms.*config hello there/s);
+    const { code, ms } = await agent.stop();
+    expect({ code, last: agent.lines.at(-1) }).toEqual({ code: 0, last: 'bye' });
+    expect(ms).toBeLessThan(2000);
+    await expect(agent.waitFor(/never said/)).rejects.toThrow('the agent ended');
+  });
+});
+
+describe.skipIf(obstacle)('what stays', () => {
+  const holders: ChildProcess[] = [];
+  afterAll(() => {
+    for (const holder of holders) holder.kill('SIGKILL');
+  });
+
+  /** A process of its own that builds T1, runs something in it, and waits. */
+  async function holder(): Promise<{ child: ChildProcess; id: string; inner: number }> {
+    const script = `
+      import { t1 } from '${join(import.meta.dirname, '../lab/t1.ts')}';
+      const { lab, node } = t1();
+      node.namespace.directory;
+      console.log(lab.id, node.namespace.spawn('sleep', ['1000']).pid);
+      setInterval(() => {}, 1000);`;
+    const child = spawn(process.execPath, ['--input-type=module', '-e', script], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    holders.push(child);
+    const [line] = (await once(child.stdout, 'data')) as [Buffer];
+    const [id = '', inner] = line.toString().trim().split(' ');
+    return { child, id, inner: Number(inner) };
+  }
+
+  const namespacesOf = (id: string) =>
+    execFileSync('ip', ['netns', 'list'], { encoding: 'utf8' })
+      .split('\n')
+      .filter((name) => name.startsWith(id));
+  const runs = (pid: number) => startTime(pid) !== undefined;
+
+  it('of a killed owner is removed by the next lab, processes included', async () => {
+    const { child, id, inner } = await holder();
+    expect(namespacesOf(id)).toHaveLength(5);
+    child.kill('SIGKILL');
+    await once(child, 'exit');
+    expect([namespacesOf(id).length, runs(inner)]).toEqual([5, true]);
+    hold(t1({ pods: 1 }));
+    expect(namespacesOf(id)).toEqual([]);
+    expect(runs(inner)).toBe(false);
+  });
+
+  it.each(['SIGINT', 'SIGTERM'] as const)('after %s is nothing', async (signal) => {
+    const { child, id, inner } = await holder();
+    child.kill(signal);
+    expect(await once(child, 'exit')).toEqual([null, signal]);
+    expect(namespacesOf(id)).toEqual([]);
+    expect(runs(inner)).toBe(false);
+  });
+
+  it('of a live owner is left alone by other labs', async () => {
+    const { child, id } = await holder();
+    hold(t1({ pods: 1 })).close();
+    expect(namespacesOf(id)).toHaveLength(5);
+    child.kill('SIGTERM');
+    await once(child, 'exit');
+  });
+
+  it('after close is nothing, not even when a process ignores SIGTERM', async () => {
+    const before = Object.keys(networkInterfaces());
+    const topology = hold(t1({ pods: 1 }));
+    const child = topology.node.namespace.spawn('sh', ['-c', 'trap "" TERM; echo ready; sleep 1000'], {
+      stdio: 'pipe',
+    });
+    await once(child.stdout!, 'data');
+    topology.close();
+    expect(namespacesOf(topology.lab.id)).toEqual([]);
+    expect(runs(child.pid!)).toBe(false);
+    expect(Object.keys(networkInterfaces())).toEqual(before);
+  });
+});

@@ -1,0 +1,242 @@
+/** Start, stop, crash, and machines that do not fit. */
+import { once } from 'node:events';
+import { afterEach, describe, expect, test } from 'vitest';
+import { startAgent } from '../lab/agent.ts';
+import type { Topology } from '../lab/host.ts';
+import { labObstacle } from '../lab/lab.ts';
+import { t1 } from '../lab/t1.ts';
+import { receive, send, startSending } from '../lab/traffic.ts';
+import { union } from '../lab/union.ts';
+import { config, listener } from './configs.ts';
+import { ledger } from './conservation.ts';
+
+const obstacle = labObstacle();
+const ATTACHED = /attached TC eBPF program to ingress interface="eth0"/;
+const cleanUps: (() => unknown)[] = [];
+afterEach(async () => {
+  for (const cleanUp of cleanUps.splice(0).reverse()) await cleanUp();
+});
+
+function built<T extends Topology>(topology: T): T {
+  cleanUps.push(() => topology.close());
+  return topology;
+}
+
+const filters = (node: { namespace: { run(command: string, args: string[]): string } }) =>
+  node.namespace.run('tc', ['filter', 'show', 'dev', 'eth0', 'ingress']);
+const base = { bind: '0.0.0.0:9000', interface: 'eth0' };
+
+describe.skipIf(obstacle)(`the agent's life${obstacle ? ` (skipped: ${obstacle})` : ''}`, () => {
+  test('its log and tc show what the guide says, and SIGTERM leaves nothing', async () => {
+    const { node, pods } = built(t1());
+    const agent = startAgent(node, config(listener({ ...base, downstream: pods })));
+    await agent.waitFor(/INFO updated tc_ebpf downstream set listener_id=0 endpoints=3$/);
+    await agent.waitFor(/INFO attached TC eBPF program to ingress interface="eth0"$/);
+    expect(filters(node)).toMatch(/filter protocol all pref 49152 bpf .* name udp_fanout /);
+    const { code, ms } = await agent.stop();
+    expect(code).toBe(0);
+    expect(ms).toBeLessThan(2000);
+    expect(filters(node)).toBe('');
+    // The qdisc may be somebody else's by now.
+    expect(node.namespace.run('tc', ['qdisc', 'show', 'dev', 'eth0'])).toContain('clsact');
+  });
+
+  test('no datagram is lost or doubled, and no twin left, while the agent is killed and started again', async () => {
+    const { client, node, pods } = built(t1());
+    const first = startAgent(node, config(listener({ ...base, downstream: pods })));
+    await first.waitFor(ATTACHED);
+    const at = await receive(pods);
+    cleanUps.push(() => at.close());
+    const sending = startSending(client, { to: '10.0.0.1:9000', rate: 5000, cpu: 0 });
+    first.kill('SIGKILL');
+    await first.ended;
+    const second = startAgent(node, config(listener({ ...base, downstream: pods })));
+    cleanUps.push(() => second.stop());
+    await second.waitFor(ATTACHED);
+    const sent = await sending.stop();
+    const report = await at.report({ expect: sent.count });
+    expect(union(report, sent)).toEqual({ received: sent.count, missing: [], duplicated: [] });
+    expect(filters(node).match(/name udp_fanout/g)).toHaveLength(1);
+    expect((await ledger(second, 'test')).received).toBeLessThan(sent.count);
+  });
+
+  test('a foreign filter on the interface stays, before and after', async () => {
+    const { client, node, pods } = built(t1());
+    node.namespace.run('tc', ['qdisc', 'add', 'dev', 'eth0', 'clsact']);
+    const accept = ['bpf', 'bytecode', '1,6 0 0 4294967295,', 'classid', '1:1'];
+    node.namespace.run('tc', ['filter', 'add', 'dev', 'eth0', 'ingress', 'pref', '50000', ...accept]);
+    const agent = startAgent(node, config(listener({ ...base, downstream: pods })));
+    await agent.waitFor(ATTACHED);
+    const at = await receive(pods);
+    cleanUps.push(() => at.close());
+    const sent = await send(client, { to: '10.0.0.1:9000', count: 300 });
+    expect((await at.report({ expect: 300 })).count).toBe(sent.count);
+    await agent.stop();
+    expect(filters(node)).toContain('pref 50000');
+    expect(filters(node)).not.toContain('udp_fanout');
+  });
+
+  test('a program that somebody removed is attached again', async () => {
+    const { node, pods } = built(t1());
+    const agent = startAgent(node, config(listener({ ...base, downstream: pods })));
+    cleanUps.push(() => agent.stop());
+    await agent.waitFor(ATTACHED);
+    const from = agent.lines.length;
+    node.namespace.run('tc', ['filter', 'del', 'dev', 'eth0', 'ingress', 'pref', '49152']);
+    await agent.waitFor(ATTACHED, { from });
+    expect(filters(node)).toContain('name udp_fanout');
+  });
+
+  test('detach removes what a killed agent left, and says so', async () => {
+    const { node, pods } = built(t1());
+    const agent = startAgent(node, config(listener({ ...base, downstream: pods })));
+    await agent.waitFor(ATTACHED);
+    agent.kill('SIGKILL');
+    await agent.ended;
+    const detach = () => node.namespace.run(process.execPath, ['dist/udp-fanout.js', 'detach']);
+    expect(detach()).toBe('detached from interface "eth0"\n');
+    expect(filters(node)).toBe('');
+    expect(detach()).toBe('nothing of udp-fanout is attached on this host\n');
+  });
+
+  test('a second agent on the node is turned away', async () => {
+    const { node, pods } = built(t1());
+    const first = startAgent(node, config(listener({ ...base, downstream: pods })));
+    cleanUps.push(() => first.stop());
+    await first.waitFor(ATTACHED);
+    const second = startAgent(node, config(listener({ ...base, downstream: pods })));
+    expect((await second.ended).code).toBe(1);
+    expect(second.lines.at(-1)).toMatch(/ERROR another udp-fanout agent runs in this network namespace: stop it first/);
+    expect(filters(node).match(/name udp_fanout/g)).toHaveLength(1);
+  });
+
+  test('an interface that comes later is taken up, one that goes and returns too', async () => {
+    const { node, pods } = built(t1());
+    const late = listener({ name: 'late', bind: '0.0.0.0:9001', interface: 'late0', downstream: pods });
+    const agent = startAgent(node, config(listener({ ...base, downstream: pods }), late));
+    cleanUps.push(() => agent.stop());
+    await agent.waitFor(/ERROR interface not found: late0 \(there are: lo, eth0, /);
+    await agent.waitFor(ATTACHED);
+    expect(await agent.get('/readyz')).toMatchObject({ status: 503, body: 'not ready: attachment(late0)\n' });
+    expect((await agent.get('/healthz')).status).toBe(200);
+    for (let times = 0; times < 2; times++) {
+      const from = agent.lines.length;
+      node.namespace.ip(['link add late0 type veth peer late1', 'link set late0 up']);
+      await agent.waitFor(/attached TC eBPF program to ingress interface="late0"/, { from });
+      expect(await agent.get('/readyz')).toMatchObject({ status: 200, body: 'ok\n' });
+      node.namespace.ip(['link del late0']);
+      await agent.waitFor(/ERROR interface not found: late0/, { from });
+    }
+    expect(await agent.get('/readyz')).toMatchObject({ status: 503 });
+  });
+
+  test('an address that the node gets later is the wildcard bind’s too', async () => {
+    const { client, node, pods } = built(t1());
+    const agent = startAgent(node, config(listener({ ...base, downstream: pods })));
+    cleanUps.push(() => agent.stop());
+    await agent.waitFor(ATTACHED);
+    node.namespace.ip(['addr add 10.0.0.77/24 dev eth0']);
+    const at = await receive(pods);
+    cleanUps.push(() => at.close());
+    // The agent hears of it within 100 ms; until then the node itself answers with an ICMP error.
+    const deadline = Date.now() + 2000;
+    while ((await at.peek()).count === 0 && Date.now() < deadline) {
+      await send(client, { to: '10.0.0.77:9000', count: 1 });
+    }
+    const before = (await at.report()).count;
+    expect(before).toBeGreaterThan(0);
+    const sent = await send(client, { to: '10.0.0.77:9000', count: 300 });
+    expect((await at.report({ expect: 300 })).count).toBe(sent.count);
+  });
+});
+
+describe.skipIf(obstacle)(`a machine that does not fit${obstacle ? ` (skipped: ${obstacle})` : ''}`, () => {
+  /** Starts the agent, which must end by itself; what it said last, and that nothing of it stays. */
+  async function refused(arrange: Parameters<typeof startAgent>[1], options: Parameters<typeof startAgent>[2] = {}) {
+    const { node } = built(t1({ pods: 1 }));
+    const agent = startAgent(node, arrange, options);
+    const { code } = await agent.ended;
+    expect(filters(node)).toBe('');
+    const { lines } = agent;
+    expect(lines.filter((line) => /^\s+at /.test(line))).toEqual([]);
+    return { code, lines, last: lines.at(-1) ?? '' };
+  }
+  const to = ['10.0.1.10:9000'];
+
+  test('no interface of that name anywhere', async () => {
+    const { code, last } = await refused(config(listener({ ...base, interface: 'eth9', downstream: to })));
+    expect(code).toBe(1);
+    expect(last).toMatch(/ERROR interface not found: eth9 \(there are: lo, eth0, veth10\)$/);
+  });
+
+  test('no BPF object', async () => {
+    const args = ['--ebpf-program', '/nowhere/udp_fanout.bpf.o'];
+    const { code, last } = await refused(config(listener({ ...base, downstream: to })), { args });
+    expect(code).toBe(1);
+    expect(last).toMatch(/ERROR BPF object "\/nowhere\/udp_fanout.bpf.o" not found: build it with npm run build/);
+  });
+
+  test('a BPF object that is none', async () => {
+    const args = ['--ebpf-program', 'package.json'];
+    const { code, last } = await refused(config(listener({ ...base, downstream: to })), { args });
+    expect(code).toBe(1);
+    expect(last).toMatch(/ERROR BPF object "package.json" cannot be read: .* build it with npm run build/);
+  });
+
+  test('metrics port taken', async () => {
+    const { node, pods } = built(t1({ pods: 1 }));
+    const script = "require('net').createServer().listen(9090, () => console.log('taken'))";
+    const squatter = node.namespace.spawn(process.execPath, ['-e', script], { stdio: ['ignore', 'pipe', 'inherit'] });
+    await once(squatter.stdout!, 'data');
+    const agent = startAgent(node, config(listener({ ...base, downstream: pods })));
+    expect((await agent.ended).code).toBe(1);
+    expect(agent.lines.at(-1)).toMatch(
+      /ERROR failed to serve metrics on "127.0.0.1:9090": the port is taken by another process: set metrics.bind to a free one$/,
+    );
+    expect(filters(node)).toBe('');
+  });
+
+  const all = ['bpf', 'net_admin', 'perfmon', 'net_raw'];
+  test.each([
+    ['bpf', 'BPF'],
+    ['net_admin', 'NET_ADMIN'],
+  ])('no capability %s', async (missing, name) => {
+    const kept = all.filter((one) => one !== missing).map((one) => `+${one}`);
+    const under = ['setpriv', '--bounding-set', ['-all', ...kept].join(',')];
+    const { code, last } = await refused(config(listener({ ...base, downstream: to })), { under });
+    expect(code).toBe(1);
+    expect(last).toContain(
+      `ERROR failed to attach TC program: permission denied: missing capability ${name}: add it under securityContext.capabilities.add`,
+    );
+  });
+
+  test('the capabilities of the manifest are enough', async () => {
+    const { node, pods } = built(t1({ pods: 1 }));
+    const under = ['setpriv', '--bounding-set', ['-all', ...all.map((one) => `+${one}`)].join(',')];
+    const agent = startAgent(node, config(listener({ ...base, downstream: pods })), { under });
+    cleanUps.push(() => agent.stop());
+    await agent.waitFor(ATTACHED);
+  });
+
+  test('a listener’s port that a vxlan uses', async () => {
+    const { node, pods } = built(t1());
+    node.namespace.ip(['link add flannel.1 type vxlan id 1 dstport 8472 dev eth0']);
+    const hijack = listener({ name: 'hijack', bind: '0.0.0.0:8472', interface: 'eth0', downstream: pods });
+    const agent = startAgent(node, config(hijack, listener({ ...base, downstream: pods })));
+    cleanUps.push(() => agent.stop());
+    await agent.waitFor(ATTACHED);
+    await agent.waitFor(/ERROR listener "hijack": UDP port 8472 belongs to vxlan interface "flannel.1"/);
+    expect(await agent.get('/readyz')).toMatchObject({ status: 503, body: 'not ready: listener(hijack)\n' });
+  });
+
+  test('a config with mistakes is refused whole, with exit code 2', async () => {
+    const broken = config(
+      listener({ ...base, downstream: to }),
+      listener({ ...base, bind: '0.0.0.0:0', downstream: [] }),
+    );
+    const { code, lines } = await refused(broken);
+    expect(code).toBe(2);
+    expect(lines.every((line) => /config.yaml:\d+:\d+: /.test(line))).toBe(true);
+    expect(lines.length).toBeGreaterThanOrEqual(3);
+  });
+});

@@ -1,0 +1,137 @@
+/** Numbered datagrams: `send` them in one namespace, `receive` them in others; `union` says whether each came once. */
+import type { Host, Pod } from './host.ts';
+import { Program } from './program.ts';
+import type { ReceiverCommand, ReceiverJob, ReceiverReport, UdpErrors } from './receiver.ts';
+import type { SenderJob, SenderResult } from './sender.ts';
+import { addressText } from './sockaddr.ts';
+
+export interface SendOptions {
+  /** `ip:port` or `[ipv6]:port`. */
+  readonly to: string;
+  /** Sources, `ip:port` or just `ip`; any address will do, also one that the host does not have. */
+  readonly from?: string | readonly string[];
+  /** Datagrams in all, dealt to the streams in turn. Left out: until `stop`. */
+  readonly count?: number;
+  /** Bytes of UDP payload, at least 16; 64. */
+  readonly size?: number;
+  /** Datagrams a second in bursts of a millisecond; 100000, and 0 is as fast as it goes. */
+  readonly rate?: number;
+  /** One for each source, or more: the sources are used again, with the next port. */
+  readonly streams?: number;
+  /** The CPU that sends; what it sends is forwarded on that CPU too. */
+  readonly cpu?: number;
+  readonly ttl?: number;
+  readonly tos?: number;
+  /** Sets or clears DF whatever the path MTU is; left out: the system's way. */
+  readonly dontFragment?: boolean;
+  /** Datagrams that the kernel gets in one buffer to segment (UDP GSO), at most 64; 1. */
+  readonly segments?: number;
+}
+
+export interface Sent extends SenderResult {
+  /** Datagrams that left, over all streams. */
+  readonly count: number;
+}
+
+/** A sender in the background. */
+export interface Sending {
+  /** Resolves when the last datagram has left. */
+  readonly done: Promise<Sent>;
+  /** Ends it before that. */
+  stop(): Promise<Sent>;
+}
+
+/** What the receivers counted, one by one and in sum. */
+export interface Report {
+  readonly receivers: ReceiverReport;
+  readonly count: number;
+  readonly payloadErrors: number;
+  readonly errors: UdpErrors;
+}
+
+export interface SettleOptions {
+  /** Datagrams to wait for, over all receivers. */
+  readonly expect?: number;
+  /** Milliseconds without a datagram after which no more is expected; 100, or 1000 while some are missing. */
+  readonly quiet?: number;
+  /** Milliseconds after which it ends in any case; 10000. */
+  readonly limit?: number;
+}
+
+/** Open sockets in the namespaces of some hosts. */
+export interface Receivers extends Disposable, AsyncDisposable {
+  /** Waits until the traffic has settled, says what came since the last report, and counts anew. */
+  report(options?: SettleOptions): Promise<Report>;
+  /** What came since the last report so far, without waiting and without sequence numbers. */
+  peek(): Promise<Report>;
+  close(): void;
+}
+
+let streamsStarted = 0;
+
+/** Sends datagrams from a host and waits until the last has left. */
+export function send(host: Pick<Host, 'namespace'>, options: SendOptions & { readonly count: number }): Promise<Sent> {
+  return startSending(host, options).done;
+}
+
+/** Starts sending and returns at once. */
+export function startSending({ namespace }: Pick<Host, 'namespace'>, options: SendOptions): Sending {
+  const { to, from = to.startsWith('[') ? '::' : '0.0.0.0', ...rest } = options;
+  const sources = [from].flat();
+  const defaults = { count: Number.MAX_SAFE_INTEGER, size: 64, rate: 100_000, segments: 1, streams: sources.length };
+  const job: SenderJob = { ...defaults, ...rest, to, sources, firstStream: streamsStarted + 1 };
+  // Runs do not mix at the receivers: each has stream ids of its own.
+  streamsStarted += job.streams;
+  const program = new Program<never, SenderResult>(namespace, 'sender.ts', job);
+  const done = program.answer().then((result) => ({ ...result, count: sum(result.streams.map(({ count }) => count)) }));
+  return {
+    done,
+    stop: () => {
+      program.end();
+      return done;
+    },
+  };
+}
+
+/** Opens a socket on `port` (a pod's own if left out) in each host's namespace and returns when all can receive. */
+export async function receive(
+  hosts: readonly (Host | Pod)[],
+  options: { readonly port?: number; readonly bufferBytes?: number } = {},
+): Promise<Receivers> {
+  const sockets = hosts.map((host) => {
+    const port = options.port ?? ('port' in host ? host.port : undefined);
+    if (port === undefined) throw new Error(`receive on "${host.name}": not a pod, want a port`);
+    const bind = addressText(host.ip.includes(':') ? '::' : '0.0.0.0', port);
+    return { name: host.name, namespace: host.namespace.path, bind };
+  });
+  const job: ReceiverJob = { sockets, buffer: options.bufferBytes ?? 32 << 20 };
+  const program = new Program<ReceiverCommand, ReceiverReport>(hosts[0]!.namespace, 'receiver.ts', job);
+  await program.answer();
+  return {
+    report: async ({ expect = 0, quiet = expect > 0 ? 1000 : 100, limit = 10_000 } = {}) =>
+      inSum(await program.ask({ kind: 'settle', expect, quiet, limit })),
+    peek: async () => inSum(await program.ask({ kind: 'peek' })),
+    close: () => program.end(),
+    [Symbol.dispose]: () => program.end(),
+    [Symbol.asyncDispose]: async () => program.end(),
+  };
+}
+
+function inSum(receivers: ReceiverReport): Report {
+  const errors = (name: keyof UdpErrors) => sum(receivers.map((receiver) => receiver.errors[name]));
+  return {
+    receivers,
+    count: sum(receivers.map(({ count }) => count)),
+    payloadErrors: sum(receivers.map(({ payloadErrors }) => payloadErrors)),
+    errors: {
+      InErrors: errors('InErrors'),
+      InCsumErrors: errors('InCsumErrors'),
+      RcvbufErrors: errors('RcvbufErrors'),
+      NoPorts: errors('NoPorts'),
+    },
+  };
+}
+
+function sum(numbers: readonly number[]): number {
+  return numbers.reduce((total, each) => total + each, 0);
+}

@@ -1,0 +1,188 @@
+/**
+ * The program as the agent runs it: loaded, filled and attached by the kernel datapath itself, in the node of node.ts.
+ * Packets go through it by test runs, and every counter is watched.
+ */
+import { closeSync } from 'node:fs';
+import { join } from 'node:path';
+import { parseIp } from '../../agent/address.ts';
+import { type Blueprint, type Datapath, familiesOf } from '../../agent/datapath/datapath.ts';
+import { encodeU32, LAYOUT, VERDICTS } from '../../agent/datapath/tc/abi.ts';
+import { openTcDatapath } from '../../agent/datapath/tc/datapath.ts';
+import type { BpfMap } from '../../agent/datapath/tc/map.ts';
+import { PROGRAM } from '../../agent/datapath/tc/object.ts';
+import { wayOut } from '../../agent/datapath/tc/wayout.ts';
+import { mapNextKey, possibleCpus } from '../../agent/ffi/libbpf.ts';
+import type { Log } from '../../agent/log.ts';
+import type { Listener } from '../../agent/model.ts';
+import { buildTable } from '../../agent/table.ts';
+import { parseAddress } from '../lab/sockaddr.ts';
+import { mapsOf, programById } from './loaded.ts';
+import { enterNode, type LinkName, NODE_IPS, type Node } from './node.ts';
+import { type TestRun, testRun } from './testrun.ts';
+
+/** Another object file than the one that the build made, if the environment names one. */
+const OBJECT = process.env.UDP_FANOUT_OBJECT ?? join(import.meta.dirname, '../../dist/udp_fanout.bpf.o');
+
+/** A listener in short. */
+export interface Plan {
+  readonly bind: string;
+  /** Endpoints as `ip:port`, or with a weight; both families where the bind takes both. */
+  readonly to: readonly (string | readonly [address: string, weight: number])[];
+  /** eth0 if absent. */
+  readonly on?: readonly LinkName[];
+}
+
+/** Where a frame comes in, if not as one datagram through eth0. */
+export interface Arrival {
+  readonly on?: LinkName;
+  readonly gsoSize?: number;
+  readonly gsoSegments?: number;
+}
+
+/** By how much which counter of which listener moved: the names of struct stats; what did not move is not there. */
+export type Moved<Name extends string = string> = { readonly [L in Name]?: Readonly<Record<string, number>> };
+
+export interface Outcome<Name extends string = string> extends Pick<TestRun, 'action' | 'frame'> {
+  readonly moved: Moved<Name>;
+}
+
+/** The counters of struct stats in its order. */
+const COUNTERS = [
+  'pkts_received',
+  'pkts_forwarded',
+  'pkts_to_stack',
+  'pkts_dropped',
+  'bytes_received',
+  'bytes_forwarded',
+  ...VERDICTS.map(({ name }) => name),
+];
+const silent: Log = { trace() {}, debug() {}, info() {}, warn() {}, error() {} };
+
+export class Rig<Name extends string> implements Disposable {
+  readonly node: Node;
+  readonly datapath: Datapath;
+  readonly programFd: number;
+  readonly #names: readonly Name[];
+  readonly #ifindex: Readonly<Record<LinkName, number>>;
+  readonly #maps: ReadonlyMap<string, BpfMap>;
+  readonly #cpus = possibleCpus();
+  #before: number[][];
+
+  /** Enters a node of its own and applies the plans; needs root. */
+  constructor(plans: Readonly<Record<Name, Plan>>) {
+    this.node = enterNode();
+    this.#names = Object.keys(plans) as Name[];
+    const link = (name: LinkName) => this.node.ifindex(name);
+    this.#ifindex = { eth0: link('eth0'), eth1: link('eth1'), cni0: link('cni0'), overlay0: link('overlay0') };
+    this.datapath = openTcDatapath({
+      log: silent,
+      objectPath: OBJECT,
+      listeners: this.#names.map((name, id) => toListener(id, name, plans[name])),
+      filters: (ifindex) => this.node.host.filters(ifindex),
+      wayOut: (address, interfaces) => wayOut(this.node.host, address, interfaces),
+    });
+    this.apply(plans);
+    const filter = this.node.host.filters(link('eth0')).find(({ bpfName }) => bpfName?.startsWith(PROGRAM));
+    this.programFd = programById(filter!.bpfId!);
+    this.#maps = mapsOf(this.programFd);
+    this.#before = this.#read();
+  }
+
+  /** Makes the datapath what the plans say; the names must stay the same. */
+  apply(plans: Readonly<Record<Name, Plan>>): void {
+    const problems = this.datapath.apply(this.#blueprint(plans));
+    if (problems.length > 0) throw new Error(problems.map(({ message }) => message).join('; '));
+  }
+
+  /** Sends a frame through the program. */
+  run(frame: Uint8Array, { on = 'eth0', ...gso }: Arrival = {}): Outcome<Name> {
+    const { action, frame: out } = testRun(this.programFd, frame, { ifindex: this.#ifindex[on], ...gso });
+    const after = this.#read();
+    const moved = difference(this.#names, this.#before, after);
+    this.#before = after;
+    return { action, frame: out, moved };
+  }
+
+  /** Forgets what was: counters and walks are at 0, no fragment is remembered. */
+  rewind(): void {
+    const nothing = new Uint8Array(LAYOUT.stats.size * this.#cpus);
+    for (const id of this.#names.keys()) this.#map('STATS').put(encodeU32(id), nothing);
+    const fragments = this.#map('FRAGMENTS');
+    const key = new Uint8Array(fragments.keySize);
+    while (mapNextKey(fragments.fd, null, key) === 0) fragments.remove(key);
+    this.#before = this.#read();
+  }
+
+  ifindex(name: LinkName): number {
+    return this.#ifindex[name];
+  }
+
+  [Symbol.dispose](): void {
+    this.datapath.close();
+    for (const { fd } of this.#maps.values()) closeSync(fd);
+    closeSync(this.programFd);
+    this.node[Symbol.dispose]();
+  }
+
+  #blueprint(plans: Readonly<Record<Name, Plan>>): Blueprint {
+    return {
+      addresses: NODE_IPS.map((text) => parseIp(text)!),
+      listeners: this.#names.map((name, id) => {
+        const listener = toListener(id, name, plans[name]);
+        const downstreams = listener.source.kind === 'static' ? listener.source.endpoints : [];
+        return {
+          listener,
+          interfaces: (plans[name].on ?? ['eth0']).map((link) => ({ name: link, index: this.#ifindex[link] })),
+          tables: familiesOf(listener).map((family) => buildTable(family, downstreams)),
+        };
+      }),
+    };
+  }
+
+  #map(name: string): BpfMap {
+    return this.#maps.get(name)!;
+  }
+
+  #read(): number[][] {
+    const bytes = new Uint8Array(LAYOUT.stats.size * this.#cpus);
+    const words = new BigUint64Array(bytes.buffer);
+    return this.#names.map((_, id) => {
+      this.#map('STATS').get(encodeU32(id), bytes);
+      const sum = new Array<number>(COUNTERS.length).fill(0);
+      for (let at = 0; at < words.length; at++) {
+        const counter = at % (LAYOUT.stats.size / 8);
+        if (words[at] && counter < sum.length) sum[counter]! += Number(words[at]);
+      }
+      return sum;
+    });
+  }
+}
+
+function difference<Name extends string>(names: readonly Name[], before: number[][], after: number[][]): Moved<Name> {
+  const moved: { [L in Name]?: Record<string, number> } = {};
+  for (const [id, name] of names.entries()) {
+    for (const [at, counter] of COUNTERS.entries()) {
+      const by = after[id]![at]! - before[id]![at]!;
+      if (by === 0) continue;
+      moved[name] ??= {};
+      moved[name][counter] = by;
+    }
+  }
+  return moved;
+}
+
+function toListener(id: number, name: string, { bind, to, on = ['eth0'] }: Plan): Listener {
+  const endpoints = to.map((one) => {
+    const [address, weight] = typeof one === 'string' ? [one, 1] : one;
+    return { address: parseAddress(address), weight };
+  });
+  return {
+    id,
+    name,
+    bind: parseAddress(bind),
+    interfaces: on,
+    mode: 'tc_ebpf',
+    source: { kind: 'static', endpoints },
+    settings: { maxPacketSize: 9000, batchSize: 64, workers: 0, pinCpus: true, recvBufSize: 0 },
+  };
+}
