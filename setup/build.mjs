@@ -1,6 +1,6 @@
 /** `npm run build`: the BPF object and the bundle, into dist/. */
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdirSync } from 'node:fs';
+import { existsSync, mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -25,9 +25,12 @@ export function buildBpf(object) {
 async function buildBundle() {
   const { build: bundle } = await import('esbuild');
   await bundle({
-    entryPoints: [join(ROOT, 'agent/entry.ts')],
-    outfile: join(DIST, 'udp-fanout.js'),
+    entryPoints: { 'udp-fanout': join(ROOT, 'agent/entry.ts') },
+    outdir: DIST,
+    chunkNames: 'chunks/[name]-[hash]',
     bundle: true,
+    // What a config does not use is in a chunk of its own and never read.
+    splitting: true,
     minify: true,
     keepNames: true,
     platform: 'node',
@@ -37,12 +40,15 @@ async function buildBundle() {
     // Native modules find their binaries by their own path.
     external: ['koffi'],
     // CommonJS dependencies ask for Node's own modules by require, which ES modules lack.
-    banner: { js: "import { createRequire as __createRequire } from 'node:module';\nconst require = __createRequire(import.meta.url);" },
+    banner: {
+      js: "import { createRequire as __createRequire } from 'node:module';\nconst require = __createRequire(import.meta.url);",
+    },
     logLevel: 'warning',
   });
 }
 
 export async function build() {
+  rmSync(join(DIST, 'chunks'), { recursive: true, force: true });
   mkdirSync(DIST, { recursive: true });
   buildBpf(join(DIST, 'udp_fanout.bpf.o'));
   await buildBundle();

@@ -63,7 +63,8 @@ function systemPackages() {
   if (process.getuid() !== 0) fail(`${missed}: run as root, or first run: sudo ${command}`);
   const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
   run('apt-get', ['update', '-qq'], { env });
-  const install = (packages) => run('apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...packages], { env });
+  const install = (packages) =>
+    run('apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...packages], { env });
   if (!install(names)) for (const { packages } of missing) packages.some((name) => install([name]));
   const still = SYSTEM.filter(({ wants }) => !present(wants));
   if (still.length > 0) fail(`${still.map(({ wants }) => wants).join(', ')} still missing after: ${command}`);
@@ -72,7 +73,9 @@ function systemPackages() {
 /** npm ci, once for each content of the lock file. */
 function nodeModules() {
   const stamp = join(ROOT, 'node_modules', '.setup');
-  const wanted = createHash('sha256').update(readFileSync(join(ROOT, 'package-lock.json'))).digest('hex');
+  const wanted = createHash('sha256')
+    .update(readFileSync(join(ROOT, 'package-lock.json')))
+    .digest('hex');
   if (existsSync(stamp) && readFileSync(stamp, 'utf8') === wanted) return;
   const npm = process.env.npm_execpath;
   const args = ['ci', '--no-audit', '--no-fund', '--loglevel=error'];

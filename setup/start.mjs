@@ -4,7 +4,7 @@ import { constants } from 'node:os';
 import { fileURLToPath } from 'node:url';
 
 const args = process.argv.slice(2);
-const entry = args.length > 0 ? '../dist/udp-fanout.js' : '../demo/main.ts';
+const entry = args.includes('--config') ? '../dist/udp-fanout.js' : '../demo/main.ts';
 const child = spawn(process.execPath, [fileURLToPath(new URL(entry, import.meta.url)), ...args], { stdio: 'inherit' });
 // A terminal's Ctrl-C reaches the child by itself; what is sent to this process alone is handed on.
 process.on('SIGINT', () => {});
