@@ -43,6 +43,7 @@ export function startAgent(
   return new Agent(namespace, file, options);
 }
 
+/** An agent that was started, whether it still runs or not. */
 export class Agent {
   /** What it has written to standard output and standard error, line by line. */
   readonly lines: string[] = [];

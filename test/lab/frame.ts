@@ -47,10 +47,12 @@ export function udp6(fields: Ip6 & Udp): Buffer {
   return ip6(fields, PROTOCOL.UDP, udpBody(fields));
 }
 
+/** A TCP segment over IPv4; a SYN if nothing else is said. */
 export function tcp4(fields: Ip4 & Tcp): Buffer {
   return ip4(fields, PROTOCOL.TCP, tcpSegment(fields));
 }
 
+/** The same over IPv6. */
 export function tcp6(fields: Ip6 & Tcp): Buffer {
   return ip6(fields, PROTOCOL.TCP, tcpSegment(fields));
 }

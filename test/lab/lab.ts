@@ -60,11 +60,13 @@ export function labObstacle(): string | undefined {
   return lacks.length === 0 ? undefined : `network namespaces need ${lacks.map(([name]) => name).join(' and ')}`;
 }
 
+/** A topology that stands. */
 export class Lab implements Disposable, AsyncDisposable {
   /** Begins the names of all that is this lab's. */
   readonly id: string;
+  readonly #processes = new Set<number>();
   readonly #namespaces = new Map<string, Namespace>();
-  readonly #ends: LinkEnd[] = [];
+  #ends: LinkEnd[] = [];
 
   private constructor() {
     this.id = newLabId();
@@ -93,7 +95,7 @@ export class Lab implements Disposable, AsyncDisposable {
       added.map((role) => `netns add ${this.id}${role}`),
     );
     for (const role of added) {
-      const namespace = new Namespace(`${this.id}${role}`, role);
+      const namespace = new Namespace(`${this.id}${role}`, role, this.#processes);
       this.#namespaces.set(role, namespace);
       namespace.sysctl(QUIET);
     }
@@ -126,19 +128,17 @@ export class Lab implements Disposable, AsyncDisposable {
     // A socket that another process holds keeps a namespace and its links alive, so the links go by name.
     const ends = this.#ends.filter(({ host }) => host === role);
     namespace.ip(ends.map(({ name }) => `link del ${name}`));
-    endProcesses([...namespace.processes, ...membersOf([namespace.path])]);
+    endProcesses(membersOf([namespace.path]));
     batch('ip', [`netns del ${namespace.name}`]);
     this.#namespaces.delete(role);
+    this.#ends = this.#ends.filter(({ host }) => host !== role);
   }
 
   /** Ends every process in the lab's namespaces and removes them; blocks until it is done. Safe to call again. */
   close(): void {
     if (!open.delete(this)) return;
     // One that was started just now may not have entered its namespace yet.
-    removeLab(
-      this.id,
-      [...this.#namespaces.values()].flatMap(({ processes }) => [...processes]),
-    );
+    removeLab(this.id, [...this.#processes]);
     this.#namespaces.clear();
     if (open.size === 0) unwatch();
   }

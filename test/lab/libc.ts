@@ -67,10 +67,12 @@ export function socket(domain: number, type: number, protocol = 0): number {
   return check('socket', raw.socket(domain, type | SOCK.CLOEXEC, protocol));
 }
 
+/** Binds a socket to a sockaddr. */
 export function bind(fd: number, address: Buffer): void {
   check('bind', raw.bind(fd, address, address.length));
 }
 
+/** Connects a socket; blocks until it is. */
 export function connect(fd: number, address: Buffer): void {
   check('connect', raw.connect(fd, address, address.length));
 }

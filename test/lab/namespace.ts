@@ -20,17 +20,19 @@ export interface InterfaceCounters {
   readonly txPackets: number;
 }
 
+/** A host's network; its files and processes are the machine's. */
 export class Namespace {
   /** The name that `ip netns` knows. */
   readonly name: string;
   /** The host's name in its topology: `client`, `node`, `pod0`. */
   readonly role: string;
   readonly path: string;
-  /** The ids of the processes that `spawn` started and that still run. */
-  readonly processes = new Set<number>();
+  readonly #processes: Set<number>;
 
-  constructor(name: string, role: string) {
+  /** `processes` is the lab's list of ids of the processes that it has to end. */
+  constructor(name: string, role: string, processes: Set<number>) {
     this.name = name;
+    this.#processes = processes;
     this.role = role;
     this.path = `${NAMESPACE_DIRECTORY}/${name}`;
   }
@@ -59,11 +61,15 @@ export class Namespace {
 
   /** Starts a command; it ends with the lab at the latest. */
   spawn(command: string, args: readonly string[] = [], options: SpawnOptions = {}): ChildProcess {
-    const child = spawn('nsenter', this.#enter(command, args), options);
+    return this.track(spawn('nsenter', this.#enter(command, args), options));
+  }
+
+  /** Has the lab end a process that works in the namespace without living there. */
+  track(child: ChildProcess): ChildProcess {
     const { pid } = child;
     if (pid === undefined) return child;
-    this.processes.add(pid);
-    return child.once('exit', () => this.processes.delete(pid));
+    this.#processes.add(pid);
+    return child.once('exit', () => this.#processes.delete(pid));
   }
 
   /** Runs `work` with this thread in the namespace: sockets it opens, /proc/sys and routes are the namespace's. */

@@ -1,5 +1,5 @@
 /** A child program of the lab: a job as its argument, JSON lines in and out, ended by closing its input. */
-import type { ChildProcess } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Namespace } from './namespace.ts';
@@ -10,13 +10,16 @@ export class Program<Command, Answer> {
   readonly #name: string;
   #errors = '';
 
-  /** Starts a file of the lab in a namespace. */
+  /**
+   * Starts a file of the lab that works in a namespace, perhaps in several: it opens its sockets there and lives outside,
+   * so that it survives when one of them is taken away.
+   */
   constructor(namespace: Namespace, file: string, job: unknown) {
     this.#name = `${file} in ${namespace.role}`;
     // What the caller was started with, a test runner's loader for one, is not for the program.
     const env = { ...process.env, NODE_OPTIONS: '' };
     const args = [join(import.meta.dirname, file), JSON.stringify(job)];
-    this.#child = namespace.spawn(process.execPath, args, { env, stdio: 'pipe' });
+    this.#child = namespace.track(spawn(process.execPath, args, { env, stdio: 'pipe' }));
     this.#child.stderr!.on('data', (text) => (this.#errors += text));
     this.#answers = createInterface({ input: this.#child.stdout! })[Symbol.asyncIterator]();
     // It may end before it has read a command; the missing answer tells.

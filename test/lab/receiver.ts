@@ -2,7 +2,7 @@
  * Program: receives numbered datagrams in several namespaces at once, one socket each, and reports when told to on
  * standard input. One process for all of them knows when the last datagram of a run has come. Ends with its input.
  */
-import { readSync, writeSync } from 'node:fs';
+import { openSync, readSync, writeSync } from 'node:fs';
 import { AF, bind, IP, IPV6, insideNamespace, POLLIN, poll, SO, SOCK, SOL, setOption, socket } from './libc.ts';
 import { MessageBatch } from './messages.ts';
 import { readCounters } from './namespace.ts';
@@ -71,7 +71,8 @@ function openReceiver({ name, namespace, bind: address }: ReceiverJob['sockets']
     bind(opened, encodeSockaddr(target));
     return [opened, udpErrors()] as const;
   });
-  return { name, namespace, fd, before, tally: new TallyCounter(name) };
+  // Held open: its counters outlive the name, when a pod is taken away.
+  return { name, namespace: `/proc/self/fd/${openSync(namespace, 'r')}`, fd, before, tally: new TallyCounter(name) };
 }
 
 function obey(command: ReceiverCommand): void {

@@ -10,6 +10,8 @@ import { decodeSockaddr, encodeSockaddr, parseAddress } from './sockaddr.ts';
 
 /** The program's only argument, as JSON. */
 export interface SenderJob {
+  /** Path of the namespace that it sends from. */
+  readonly namespace: string;
   readonly to: string;
   readonly sources: readonly string[];
   /** How many streams, and the id of the first; stream `n` has source `n` modulo the sources, and the next port each round. */
@@ -56,7 +58,9 @@ const LARGEST_BURST = 512;
 const job = JSON.parse(process.argv[2]!) as SenderJob;
 const target = parseAddress(job.to);
 const to = encodeSockaddr(target);
-const streams = Array.from({ length: job.streams }, (_, index) => openStream(index));
+const streams = libc.insideNamespace(job.namespace, () =>
+  Array.from({ length: job.streams }, (_, index) => openStream(index)),
+);
 const failures: Record<string, number> = {};
 const input = Buffer.alloc(8);
 input.writeInt16LE(libc.POLLIN, 4);

@@ -79,7 +79,14 @@ export function startSending({ namespace }: Pick<Host, 'namespace'>, options: Se
   const { to, from = to.startsWith('[') ? '::' : '0.0.0.0', ...rest } = options;
   const sources = [from].flat();
   const defaults = { count: Number.MAX_SAFE_INTEGER, size: 64, rate: 100_000, segments: 1, streams: sources.length };
-  const job: SenderJob = { ...defaults, ...rest, to, sources, firstStream: streamsStarted + 1 };
+  const job: SenderJob = {
+    ...defaults,
+    ...rest,
+    namespace: namespace.path,
+    to,
+    sources,
+    firstStream: streamsStarted + 1,
+  };
   // Runs do not mix at the receivers: each has stream ids of its own.
   streamsStarted += job.streams;
   const program = new Program<never, SenderResult>(namespace, 'sender.ts', job);
