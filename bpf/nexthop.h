@@ -54,13 +54,47 @@ static __always_inline long fib_lookup(struct __sk_buff *skb, struct packet *pkt
 	return bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
 }
 
-/* Sends the rewritten datagram out; the FIB has put the gateway, or the downstream itself, in the place of the destination. */
-static __always_inline long redirect(struct bpf_fib_lookup *fib)
-{
-	struct bpf_redir_neigh next = { .nh_family = fib->family };
+/* Where the rewritten datagram leaves. */
+struct way_out {
+	__u32 ifindex;
+	__u32 params_len; /* 0: the kernel looks the gateway up itself */
+	struct bpf_redir_neigh params;
+};
 
-	__builtin_memcpy(next.ipv6_nh, fib->ipv6_dst, sizeof(next.ipv6_nh));
-	return bpf_redirect_neigh(fib->ifindex, &next, sizeof(next), 0);
+/* The FIB has put the gateway, or the downstream itself, in the place of the destination. */
+static __always_inline void way_by_fib(struct way_out *way, struct bpf_fib_lookup *fib)
+{
+	way->ifindex = fib->ifindex;
+	way->params_len = sizeof(way->params);
+	way->params.nh_family = fib->family;
+	__builtin_memcpy(way->params.ipv6_nh, fib->ipv6_dst, sizeof(way->params.ipv6_nh));
+}
+
+/* Where forwarding is off the FIB says no to everything, and a redirect does not ask it: not even for the MTU. */
+static __always_inline enum verdict way_by_slot(struct way_out *way, struct packet *pkt, struct slot *slot)
+{
+	if (!slot->ifindex)
+		return VERDICT_forwarding_off;
+	if (pkt->l3_len > slot->mtu)
+		return VERDICT_mtu_exceeded;
+	way->ifindex = slot->ifindex;
+	return VERDICT_forwarded;
+}
+
+static __always_inline enum verdict find_way(struct __sk_buff *skb, struct packet *pkt, struct slot *slot,
+					     struct way_out *way)
+{
+	struct bpf_fib_lookup fib = {};
+	enum verdict verdict;
+
+	if (slot->hop == NEXT_HOP_LOCAL)
+		return VERDICT_forwarded_local;
+	if (pkt->ttl <= 1)
+		return VERDICT_ttl_exceeded;
+	verdict = fib_verdict(fib_lookup(skb, pkt, slot, &fib));
+	if (verdict == VERDICT_forwarded)
+		way_by_fib(way, &fib);
+	return verdict == VERDICT_forwarding_off ? way_by_slot(way, pkt, slot) : verdict;
 }
 
 /*
@@ -69,27 +103,15 @@ static __always_inline long redirect(struct bpf_fib_lookup *fib)
  */
 static __always_inline enum verdict forward(struct __sk_buff *skb, struct packet *pkt, struct slot *slot)
 {
-	struct bpf_fib_lookup fib = {};
-	enum verdict verdict;
+	struct way_out way = {};
+	enum verdict verdict = find_way(skb, pkt, slot, &way);
 
-	if (slot->hop == NEXT_HOP_LOCAL)
-		verdict = VERDICT_forwarded_local;
-	else if (pkt->ttl <= 1)
-		verdict = VERDICT_ttl_exceeded;
-	else
-		verdict = fib_verdict(fib_lookup(skb, pkt, slot, &fib));
-
-	if (verdict == VERDICT_forwarding_off && slot->ifindex) {
-		if (rewrite(skb, pkt, slot, pkt->ttl - 1))
-			return VERDICT_rewrite_failed;
-		return bpf_redirect_neigh(slot->ifindex, 0, 0, 0) == TC_ACT_REDIRECT ? VERDICT_forwarded
-										      : VERDICT_redirect_failed;
-	}
 	if (verdict >= VERDICT_no_downstream)
 		return verdict;
 	if (rewrite(skb, pkt, slot, verdict == VERDICT_forwarded ? pkt->ttl - 1 : pkt->ttl))
 		return VERDICT_rewrite_failed;
-	if (verdict == VERDICT_forwarded && redirect(&fib) != TC_ACT_REDIRECT)
+	if (verdict == VERDICT_forwarded &&
+	    bpf_redirect_neigh(way.ifindex, way.params_len ? &way.params : NULL, way.params_len, 0) != TC_ACT_REDIRECT)
 		return VERDICT_redirect_failed;
 	return verdict;
 }

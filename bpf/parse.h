@@ -64,6 +64,17 @@ static __always_inline bool readable(struct __sk_buff *skb, __u32 len)
 	       (void *)(long)skb->data + len <= (void *)(long)skb->data_end;
 }
 
+/* The UDP header, straight from memory where it lies in the packet's linear part, as it nearly always does. */
+static __always_inline bool load_udp(struct __sk_buff *skb, __u32 at, struct udphdr *udp)
+{
+	void *data = (void *)(long)skb->data + at;
+
+	if (data + sizeof(*udp) > (void *)(long)skb->data_end)
+		return !bpf_skb_load_bytes(skb, at, udp, sizeof(*udp));
+	__builtin_memcpy(udp, data, sizeof(*udp));
+	return true;
+}
+
 /* Reads the UDP header's ports and holds its length against what the IP header says there is. */
 static __always_inline bool parse_udp(struct __sk_buff *skb, struct packet *pkt, __u32 ip_payload)
 {
@@ -74,19 +85,20 @@ static __always_inline bool parse_udp(struct __sk_buff *skb, struct packet *pkt,
 		pkt->payload = ip_payload;
 		return true;
 	}
-	if (bpf_skb_load_bytes(skb, pkt->l4, &udp, sizeof(udp)))
+	if (!load_udp(skb, pkt->l4, &udp))
 		return false;
 	pkt->sport = udp.source;
 	pkt->dport = udp.dest;
-	len = bpf_ntohs(udp.len);
-	if (skb->gso_size || pkt->part == FIRST) {
-		/* The length in the header speaks of more than this packet (RFC 791), or of all segments. */
-		pkt->payload = skb->len - pkt->l4 - sizeof(udp);
-		return true;
-	}
+	/*
+	 * In a first fragment the length speaks of the whole datagram (RFC 791), in a packet of several datagrams of
+	 * one of them: what counts is what is here.
+	 */
+	len = skb->gso_size || pkt->part == FIRST ? ip_payload : bpf_ntohs(udp.len);
 	if (len < sizeof(udp) || len > ip_payload)
 		pkt->fault = VERDICT_malformed;
-	pkt->payload = len - sizeof(udp);
+	/* Where the lengths lie nobody knows the payload. */
+	if (pkt->fault != VERDICT_malformed)
+		pkt->payload = len - sizeof(udp);
 	return true;
 }
 
@@ -94,6 +106,21 @@ static __always_inline bool parse_udp(struct __sk_buff *skb, struct packet *pkt,
 static __always_inline __u32 wire_len(struct __sk_buff *skb, struct packet *pkt, __u32 l3_len)
 {
 	return skb->gso_size ? pkt->l4 - L3 + sizeof(struct udphdr) + skb->gso_size : l3_len;
+}
+
+/* 0/8, 127/8, multicast, class E and broadcast (RFC 1812, 5.3.7): the receiver's stack would drop it without a word. */
+static __always_inline bool ip4_martian(__be32 saddr)
+{
+	__u8 first = bpf_ntohl(saddr) >> 24;
+
+	return first == 0 || first == 127 || first >= 224;
+}
+
+/* Multicast, link-local, unspecified and loopback (RFC 4291, 2.5): none of them may be forwarded. */
+static __always_inline bool ip6_martian(const union addr *saddr)
+{
+	return saddr->bytes[0] == 0xff || (saddr->v6[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000) ||
+	       !(saddr->v6[0] | saddr->v6[1] | saddr->v6[2] | (saddr->v6[3] & ~bpf_htonl(1)));
 }
 
 static __always_inline bool parse_ip4(struct __sk_buff *skb, struct packet *pkt)
@@ -127,6 +154,8 @@ static __always_inline bool parse_ip4(struct __sk_buff *skb, struct packet *pkt)
 		pkt->fault = VERDICT_malformed;
 	else if (header != sizeof(*ip))
 		pkt->fault = VERDICT_ip_options;
+	else if (ip4_martian(ip->saddr))
+		pkt->fault = VERDICT_martian_source;
 	return parse_udp(skb, pkt, len - header);
 }
 
@@ -186,6 +215,10 @@ static __always_inline bool parse_ip6(struct __sk_buff *skb, struct packet *pkt)
 	pkt->tos = ip->priority << 4 | ip->flow_lbl[0] >> 4;
 	pkt->l4 = at;
 	pkt->l3_len = wire_len(skb, pkt, len);
+	if (L3 + len < at)
+		pkt->fault = VERDICT_malformed;
+	else if (ip6_martian(&pkt->saddr))
+		pkt->fault = pkt->fault ?: VERDICT_martian_source;
 	return parse_udp(skb, pkt, L3 + len - at);
 }
 

@@ -9,8 +9,11 @@
 #include "nexthop.h"
 
 #define NSEC_PER_SEC 1000000000ULL
-/* The stack gives up on a fragmented datagram after as long (net.ipv4.ipfrag_time). */
-#define FRAGMENT_LIFETIME_NS (30 * NSEC_PER_SEC)
+/*
+ * Fragments of one datagram arrive within milliseconds. The stack waits 30 s, but a memory as long would meet the next
+ * datagram with the same identification: 16 bits are soon used up.
+ */
+#define FRAGMENT_LIFETIME_NS (3 * NSEC_PER_SEC)
 
 const volatile __u32 udp_fanout_abi = UDP_FANOUT_ABI;
 
@@ -75,6 +78,11 @@ static __always_inline __u32 address_flags(struct packet *pkt)
 	return flags ? *flags : 0;
 }
 
+static __always_inline bool is_unspecified(const union addr *addr)
+{
+	return !(addr->v6[0] | addr->v6[1] | addr->v6[2] | addr->v6[3]);
+}
+
 /* The most specific bind of this address and port on this interface. */
 static __always_inline struct bind *find_bind(struct __sk_buff *skb, struct packet *pkt)
 {
@@ -82,7 +90,8 @@ static __always_inline struct bind *find_bind(struct __sk_buff *skb, struct pack
 	__u8 wanted = ports[bpf_ntohs(pkt->dport)];
 	struct bind *bind;
 
-	if (wanted & PORT_SPECIFIC) {
+	/* The unspecified address is nobody's, and as a key it would be a wildcard's. */
+	if (wanted & PORT_SPECIFIC && !is_unspecified(&pkt->daddr)) {
 		key.addr = pkt->daddr;
 		bind = bpf_map_lookup_elem(&BINDS, &key);
 		if (bind)

@@ -4,7 +4,8 @@ import { addressText } from '../lab/sockaddr.ts';
 import { ip, NET } from './node.ts';
 import type { Plan } from './rig.ts';
 
-export const VIP = { 4: ip(4, NET.vips, 100), 6: ip(6, NET.vips, 100) } as const;
+/** As a number its last two bytes are its port: a header too short by one word must not be read as a match. */
+export const VIP = { 4: ip(4, NET.vips, 9000), 6: ip(6, NET.vips, 9000) } as const;
 export const SECOND_VIP = { 4: ip(4, NET.vips, 101), 6: ip(6, NET.vips, 101) } as const;
 
 /** More slots than this no listener may have of one weight. */

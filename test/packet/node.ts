@@ -24,13 +24,17 @@ export const NET = {
   prohibit: 7,
   encapsulated: 8, // a route with a tunnel of its own, which only the stack can walk
   second: 9, // on eth1
-  narrow: 10, // a route with MTU 1300
+  narrow: 10, // a route with a locked MTU of 1300, the only kind that binds who forwards (ip-route(8))
   vips: 11, // no interface has it
   nowhere: 12, // no route
 } as const;
 
-/** The MTU towards a network, where it is not 1500. */
-export const MTU: Readonly<Record<number, number>> = { [NET.overlay]: 1400, [NET.narrow]: 1300 };
+/** The MTU towards a network, where it is not 1500; a tunnel's header, here 64 bytes (RFC 8754), is taken off. */
+export const MTU: Readonly<Record<number, number>> = {
+  [NET.overlay]: 1400,
+  [NET.narrow]: 1300,
+  [NET.encapsulated]: 1500 - 64,
+};
 
 /** Links by name, each with its network, MAC and MTU; each is a veth whose other end nobody uses. */
 const LINKS = {
@@ -144,7 +148,7 @@ function routes(family: Family): string[] {
     `route add unreachable ${to(NET.unreachable)}`,
     `route add prohibit ${to(NET.prohibit)}`,
     `route add ${to(NET.encapsulated)} encap seg6 mode encap segs ${ip(6, NET.beyond, 9)} dev cni0`,
-    `route add ${to(NET.narrow)} ${gateway} mtu ${MTU[NET.narrow]}`,
+    `route add ${to(NET.narrow)} ${gateway} mtu lock ${MTU[NET.narrow]}`,
   ];
 }
 

@@ -3,6 +3,7 @@
  * Packets go through it by test runs, and every counter is watched.
  */
 import { closeSync } from 'node:fs';
+import { constants } from 'node:os';
 import { join } from 'node:path';
 import { parseIp } from '../../agent/address.ts';
 import { type Blueprint, type Datapath, familiesOf } from '../../agent/datapath/datapath.ts';
@@ -11,10 +12,11 @@ import { openTcDatapath } from '../../agent/datapath/tc/datapath.ts';
 import type { BpfMap } from '../../agent/datapath/tc/map.ts';
 import { PROGRAM } from '../../agent/datapath/tc/object.ts';
 import { wayOut } from '../../agent/datapath/tc/wayout.ts';
-import { mapNextKey, possibleCpus } from '../../agent/ffi/libbpf.ts';
-import type { Log } from '../../agent/log.ts';
+import { check } from '../../agent/ffi/errno.ts';
+import { mapLookupBatch, mapNextKey, possibleCpus } from '../../agent/ffi/libbpf.ts';
 import type { Listener } from '../../agent/model.ts';
 import { buildTable } from '../../agent/table.ts';
+import { aListener, aLog } from '../fake/words.ts';
 import { parseAddress } from '../lab/sockaddr.ts';
 import { mapsOf, programById } from './loaded.ts';
 import { enterNode, type LinkName, NODE_IPS, type Node } from './node.ts';
@@ -56,7 +58,10 @@ const COUNTERS = [
   'bytes_forwarded',
   ...VERDICTS.map(({ name }) => name),
 ];
-const silent: Log = { trace() {}, debug() {}, info() {}, warn() {}, error() {} };
+const WORDS = LAYOUT.stats.size / 8;
+/** Offset of seen_ns in struct fragment. */
+const SEEN_NS = 32;
+const { ENOENT } = constants.errno;
 
 export class Rig<Name extends string> implements Disposable {
   readonly node: Node;
@@ -66,7 +71,7 @@ export class Rig<Name extends string> implements Disposable {
   readonly #ifindex: Readonly<Record<LinkName, number>>;
   readonly #maps: ReadonlyMap<string, BpfMap>;
   readonly #cpus = possibleCpus();
-  #before: number[][];
+  #before: BigUint64Array;
 
   /** Enters a node of its own and applies the plans; needs root. */
   constructor(plans: Readonly<Record<Name, Plan>>) {
@@ -75,9 +80,9 @@ export class Rig<Name extends string> implements Disposable {
     const link = (name: LinkName) => this.node.ifindex(name);
     this.#ifindex = { eth0: link('eth0'), eth1: link('eth1'), cni0: link('cni0'), overlay0: link('overlay0') };
     this.datapath = openTcDatapath({
-      log: silent,
+      log: aLog(),
       objectPath: OBJECT,
-      listeners: this.#names.map((name, id) => toListener(id, name, plans[name])),
+      listeners: this.#names.map((name, id) => listenerOf(id, name, plans[name])),
       filters: (ifindex) => this.node.host.filters(ifindex),
       wayOut: (address, interfaces) => wayOut(this.node.host, address, interfaces),
     });
@@ -98,7 +103,7 @@ export class Rig<Name extends string> implements Disposable {
   run(frame: Uint8Array, { on = 'eth0', ...gso }: Arrival = {}): Outcome<Name> {
     const { action, frame: out } = testRun(this.programFd, frame, { ifindex: this.#ifindex[on], ...gso });
     const after = this.#read();
-    const moved = difference(this.#names, this.#before, after);
+    const moved = this.#difference(this.#before, after);
     this.#before = after;
     return { action, frame: out, moved };
   }
@@ -107,14 +112,24 @@ export class Rig<Name extends string> implements Disposable {
   rewind(): void {
     const nothing = new Uint8Array(LAYOUT.stats.size * this.#cpus);
     for (const id of this.#names.keys()) this.#map('STATS').put(encodeU32(id), nothing);
-    const fragments = this.#map('FRAGMENTS');
-    const key = new Uint8Array(fragments.keySize);
-    while (mapNextKey(fragments.fd, null, key) === 0) fragments.remove(key);
+    for (const key of this.#fragments()) this.#map('FRAGMENTS').remove(key);
     this.#before = this.#read();
   }
 
-  ifindex(name: LinkName): number {
-    return this.#ifindex[name];
+  /** How many fragmented datagrams are remembered. */
+  remembered(): number {
+    return this.#fragments().length;
+  }
+
+  /** Makes all that is remembered of fragments so much older. */
+  age(seconds: number): void {
+    const map = this.#map('FRAGMENTS');
+    const value = Buffer.alloc(map.valueSize);
+    for (const key of this.#fragments()) {
+      map.get(key, value);
+      value.writeBigUInt64LE(value.readBigUInt64LE(SEEN_NS) - BigInt(seconds) * 1_000_000_000n, SEEN_NS);
+      map.put(key, value);
+    }
   }
 
   [Symbol.dispose](): void {
@@ -128,7 +143,7 @@ export class Rig<Name extends string> implements Disposable {
     return {
       addresses: NODE_IPS.map((text) => parseIp(text)!),
       listeners: this.#names.map((name, id) => {
-        const listener = toListener(id, name, plans[name]);
+        const listener = listenerOf(id, name, plans[name]);
         const downstreams = listener.source.kind === 'static' ? listener.source.endpoints : [];
         return {
           listener,
@@ -139,50 +154,50 @@ export class Rig<Name extends string> implements Disposable {
     };
   }
 
+  #fragments(): Uint8Array[] {
+    const { fd, keySize } = this.#map('FRAGMENTS');
+    const keys: Uint8Array[] = [];
+    for (let last: Uint8Array | null = null; ; ) {
+      const key = new Uint8Array(keySize);
+      if (mapNextKey(fd, last, key) !== 0) return keys;
+      keys.push(key);
+      last = key;
+    }
+  }
+
   #map(name: string): BpfMap {
     return this.#maps.get(name)!;
   }
 
-  #read(): number[][] {
-    const bytes = new Uint8Array(LAYOUT.stats.size * this.#cpus);
-    const words = new BigUint64Array(bytes.buffer);
-    return this.#names.map((_, id) => {
-      this.#map('STATS').get(encodeU32(id), bytes);
-      const sum = new Array<number>(COUNTERS.length).fill(0);
-      for (let at = 0; at < words.length; at++) {
-        const counter = at % (LAYOUT.stats.size / 8);
-        if (words[at] && counter < sum.length) sum[counter]! += Number(words[at]);
-      }
-      return sum;
-    });
+  /** STATS as it is: a row for each listener and CPU. */
+  #read(): BigUint64Array {
+    const { fd } = this.#map('STATS');
+    const count = this.#names.length;
+    const values = new Uint8Array(LAYOUT.stats.size * this.#cpus * count);
+    const result = mapLookupBatch(fd, null, new Uint8Array(4 * count), values, count);
+    if (result !== -ENOENT) check('bpf_map_lookup_batch of STATS', result);
+    return new BigUint64Array(values.buffer);
   }
-}
 
-function difference<Name extends string>(names: readonly Name[], before: number[][], after: number[][]): Moved<Name> {
-  const moved: { [L in Name]?: Record<string, number> } = {};
-  for (const [id, name] of names.entries()) {
-    for (const [at, counter] of COUNTERS.entries()) {
-      const by = after[id]![at]! - before[id]![at]!;
-      if (by === 0) continue;
-      moved[name] ??= {};
-      moved[name][counter] = by;
+  #difference(before: BigUint64Array, after: BigUint64Array): Moved<Name> {
+    const moved: { [L in Name]?: Record<string, number> } = {};
+    for (let at = 0; at < after.length; at++) {
+      const counter = COUNTERS[at % WORDS];
+      if (after[at] === before[at] || counter === undefined) continue;
+      const name = this.#names[Math.floor(at / WORDS / this.#cpus)]!;
+      const counters = moved[name] ?? {};
+      counters[counter] = (counters[counter] ?? 0) + Number(after[at]! - before[at]!);
+      moved[name] = counters;
     }
+    return moved;
   }
-  return moved;
 }
 
-function toListener(id: number, name: string, { bind, to, on = ['eth0'] }: Plan): Listener {
+/** The listener that a plan describes. */
+export function listenerOf(id: number, name: string, { bind, to, on = ['eth0'] }: Plan): Listener {
   const endpoints = to.map((one) => {
     const [address, weight] = typeof one === 'string' ? [one, 1] : one;
     return { address: parseAddress(address), weight };
   });
-  return {
-    id,
-    name,
-    bind: parseAddress(bind),
-    interfaces: on,
-    mode: 'tc_ebpf',
-    source: { kind: 'static', endpoints },
-    settings: { maxPacketSize: 9000, batchSize: 64, workers: 0, pinCpus: true, recvBufSize: 0 },
-  };
+  return aListener({ id, name, bind: parseAddress(bind), interfaces: on, source: { kind: 'static', endpoints } });
 }

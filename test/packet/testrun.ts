@@ -26,8 +26,7 @@ export interface TestRun {
 /** What the program answered (linux/pkt_cls.h). */
 export const ACTION = { UNSPEC: -1, SHOT: 2, REDIRECT: 7 } as const;
 
-/** The kernel's limit is a page less its own room; it does not take frames shorter than an Ethernet header either. */
-export const SHORTEST_FRAME = 14;
+/** The kernel takes frames of at most a page, less some room of its own, and none shorter than its IP header. */
 const ROOM = 4096;
 
 /** struct __sk_buff of linux/bpf.h: its size, and the offsets of what may be set. */

@@ -28,10 +28,10 @@ export const LAYOUT = {
   address_key: { size: 20, addr: 0, family: 16 },
   bind_key: { size: 24, addr: 0, ifindex: 16, port: 20, family: 22 },
   bind: { size: 8, listener: 0, table: 4 },
-  slot: { size: 32, addr: 0, port: 16, hop: 18, ifindex: 20 },
+  slot: { size: 32, addr: 0, port: 16, hop: 18, ifindex: 20, mtu: 24 },
   table_head: { size: 32, slots: 0, counters: 4, counters_a_cpu: 8 },
   stats: {
-    size: 200,
+    size: 208,
     pkts_received: 0,
     pkts_forwarded: 8,
     pkts_to_stack: 16,
@@ -39,7 +39,7 @@ export const LAYOUT = {
     bytes_received: 32,
     bytes_forwarded: 40,
     forwarded: 48,
-    next_slot: 192,
+    next_slot: 200,
   },
 } as const;
 
@@ -53,6 +53,7 @@ export const VERDICTS: readonly { readonly name: string; readonly fate: Fate; re
   { name: 'fragment', fate: 'STACK', meaning: 'fragments out of order, or a first one that could not be remembered' },
   { name: 'malformed', fate: 'STACK', meaning: 'its lengths contradict each other' },
   { name: 'not_unicast', fate: 'STACK', meaning: 'came in a broadcast or multicast frame' },
+  { name: 'martian_source', fate: 'STACK', meaning: 'a source address that may not be forwarded' },
   { name: 'ttl_exceeded', fate: 'STACK', meaning: 'TTL or hop limit ran out here' },
   { name: 'mtu_exceeded', fate: 'STACK', meaning: 'larger than the MTU towards the downstream' },
   { name: 'no_route', fate: 'STACK', meaning: 'FIB: no route to the downstream' },
@@ -67,10 +68,16 @@ export const VERDICTS: readonly { readonly name: string; readonly fate: Fate; re
   { name: 'redirect_failed', fate: 'DROPPED', meaning: 'the kernel refused the redirect' },
 ];
 
-/** How a slot's downstream is reached: enum next_hop, and the way out where forwarding is off (0: unknown). */
+/** How a slot's downstream is reached: enum next_hop, and the way out that is used where forwarding is off. */
 export interface NextHop {
   readonly local: boolean;
+  readonly wayOut?: WayOut | undefined;
+}
+
+export interface WayOut {
   readonly ifindex: number;
+  /** Bytes of the largest IP packet. */
+  readonly mtu: number;
 }
 
 /** AF_INET, AF_INET6 of bits/socket.h. */
@@ -135,7 +142,8 @@ export function encodeSlots(
     bytes.set(ipBytes(address.family, address.ip), at + LAYOUT.slot.addr);
     data.setUint16(at + LAYOUT.slot.port, address.port, false);
     data.setUint16(at + LAYOUT.slot.hop, hop.local ? CONSTANTS.NEXT_HOP_LOCAL : CONSTANTS.NEXT_HOP_NEIGH, true);
-    data.setUint32(at + LAYOUT.slot.ifindex, hop.ifindex, true);
+    data.setUint32(at + LAYOUT.slot.ifindex, hop.wayOut?.ifindex ?? 0, true);
+    data.setUint32(at + LAYOUT.slot.mtu, hop.wayOut?.mtu ?? 0, true);
   }
   return bytes;
 }

@@ -17,7 +17,16 @@ import {
   type ListenerCounters,
   type Problem,
 } from '../datapath.ts';
-import { CONSTANTS, encodeAddressKey, encodeBind, encodeBindKey, encodeU32, type NextHop, tableIndex } from './abi.ts';
+import {
+  CONSTANTS,
+  encodeAddressKey,
+  encodeBind,
+  encodeBindKey,
+  encodeU32,
+  type NextHop,
+  tableIndex,
+  type WayOut,
+} from './abi.ts';
 import { attach, attachFailure, detach, type ListFilters } from './attachment.ts';
 import { readTotals, staggerCursors } from './counters.ts';
 import { MapMirror } from './mirror.ts';
@@ -31,8 +40,8 @@ export interface TcDependencies {
   readonly objectPath: string;
   readonly listeners: readonly Listener[];
   readonly filters: ListFilters;
-  /** Index of the interface towards an address, needed only where the FIB refuses because forwarding is off; 0: none. */
-  readonly wayOut: (address: SocketAddress, interfaces: readonly Interface[]) => number;
+  /** The way towards an address, needed only where the FIB refuses because forwarding is off. */
+  readonly wayOut: (address: SocketAddress, interfaces: readonly Interface[]) => WayOut | undefined;
 }
 
 /** Loads the program; attaches nothing yet. Throws DatapathUnavailable. */
@@ -96,9 +105,7 @@ class TcDatapath implements Datapath {
   #applyTables(one: ListenerBlueprint, local: ReadonlySet<string>, problems: Problem[]): boolean {
     const { listener, tables } = one;
     const hop = (address: SocketAddress): NextHop =>
-      local.has(address.ip)
-        ? { local: true, ifindex: 0 }
-        : { local: false, ifindex: this.#with.wayOut(address, one.interfaces) };
+      local.has(address.ip) ? { local: true } : { local: false, wayOut: this.#with.wayOut(address, one.interfaces) };
     try {
       let changed = false;
       for (const { family, slots } of tables) {

@@ -6,11 +6,14 @@ import { readFileSync } from 'node:fs';
 import type { Family, SocketAddress } from '../../address.ts';
 import type { Host } from '../../netlink/host.ts';
 import type { Interface } from '../datapath.ts';
+import type { WayOut } from './abi.ts';
 
-/** Index of the interface towards `address` if one of `interfaces` does not forward its family; else 0. */
-export function wayOut(host: Host, address: SocketAddress, interfaces: readonly Interface[]): number {
-  if (interfaces.every(({ name }) => forwards(address.family, name))) return 0;
-  return host.route(address)?.ifindex ?? 0;
+/** The way towards `address` if one of `interfaces` does not forward its family, and there is one. */
+export function wayOut(host: Host, address: SocketAddress, interfaces: readonly Interface[]): WayOut | undefined {
+  if (interfaces.every(({ name }) => forwards(address.family, name))) return undefined;
+  const route = host.route(address);
+  const link = route && host.links().find(({ index }) => index === route.ifindex);
+  return link && { ifindex: link.index, mtu: Math.min(link.mtu, route.mtu ?? link.mtu) };
 }
 
 /** net.ipv4.conf.NAME.forwarding; true where it cannot be read, since the FIB decides in the end. */

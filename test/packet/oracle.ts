@@ -1,0 +1,203 @@
+/**
+ * What the program has to do, by the design's rules and the meanings in bpf/udp_fanout.h, without a look at how it does
+ * it. Held against the program with random packets, so an error must be made twice, in two ways, to go unseen.
+ */
+import { BlockList } from 'node:net';
+import { type Family, ipBytes, isWildcard, type SocketAddress } from '../../agent/address.ts';
+import { VERDICTS } from '../../agent/datapath/tc/abi.ts';
+import { onesSum } from '../lab/checksum.ts';
+import { MTU, NET, NODE_IPS } from './node.ts';
+import { type Reading, readFrame } from './reading.ts';
+import type { Arrival, Moved, Outcome } from './rig.ts';
+import { ACTION } from './testrun.ts';
+
+/** A listener as the oracle wants it. */
+export interface OracleListener {
+  readonly name: string;
+  readonly bind: SocketAddress;
+  readonly on: readonly string[];
+  /** The walk of each family that the bind takes. */
+  readonly slots: ReadonlyMap<Family, readonly SocketAddress[]>;
+}
+
+const FATE = new Map(VERDICTS.map(({ name, fate }) => [name, fate]));
+const FATE_COUNTER = { FORWARDED: 'pkts_forwarded', STACK: 'pkts_to_stack', DROPPED: 'pkts_dropped' } as const;
+/** What the FIB says of networks that nothing leads to. */
+const NO_WAY: Readonly<Record<number, string>> = {
+  [NET.blackhole]: 'fib_blackhole',
+  [NET.unreachable]: 'fib_unreachable',
+  [NET.prohibit]: 'fib_prohibit',
+  [NET.nowhere]: 'no_route',
+};
+
+export class Oracle {
+  readonly #listeners: readonly OracleListener[];
+  readonly #mac: Buffer;
+  readonly #cursors = new Map<string, number>();
+  /** Of each fragmented datagram: the way of its first part, or that it is the stack's. */
+  readonly #fragments = new Map<string, { readonly to: SocketAddress; readonly listener: string } | 'stack'>();
+
+  constructor(listeners: readonly OracleListener[], mac: Buffer) {
+    this.#listeners = listeners;
+    this.#mac = mac;
+  }
+
+  run(frame: Buffer, { on = 'eth0', gsoSize = 0, gsoSegments = 0 }: Arrival): Outcome {
+    const untouched = { action: ACTION.UNSPEC, frame, moved: {} };
+    const cast = this.#cast(frame);
+    const reading = cast === 'other' ? undefined : readFrame(frame, gsoSize);
+    if (!reading) return untouched;
+    const fault = faultOf(reading, cast);
+    const length = gsoSize > 0 ? reading.at.udp + 8 - 14 + gsoSize : reading.packetLength;
+    const key = reading.fragment && [on, reading.src, reading.dst, reading.fragment.id].join();
+    if (key && reading.fragment?.part === 'later') {
+      return fault ? untouched : this.#follow(frame, reading, key, length);
+    }
+
+    const listener = this.#match(reading, on);
+    if (!listener) return untouched;
+    const book = (verdict: string, out: Buffer) =>
+      outcome(listener.name, verdict, out, reading.payload ?? 0, gsoSegments || 1);
+    if (fault) return book(fault, frame);
+    const to = this.#next(listener, reading.family);
+    if (!to) return book('no_downstream', frame);
+    if (key) {
+      if (this.#fragments.get(key) === 'stack') return book('fragment', frame);
+      this.#fragments.set(key, { to, listener: listener.name });
+    }
+    const verdict = way(to, reading.ttl, length);
+    return book(verdict, send(frame, reading, to, verdict));
+  }
+
+  /** A later part has no port: it goes where the first went, adds its bytes, and is no datagram of its own. */
+  #follow(frame: Buffer, reading: Reading, key: string, length: number): Outcome {
+    const untouched = { action: ACTION.UNSPEC, frame, moved: {} };
+    const known = this.#fragments.get(key);
+    if (known === 'stack') return untouched;
+    if (!known) {
+      // Ours or not, the first will tell; by then this part is with the stack, so the rest has to go there too.
+      if (this.#concerns(reading.dst)) this.#fragments.set(key, 'stack');
+      return untouched;
+    }
+    const verdict = way(known.to, reading.ttl, length);
+    const out = send(frame, reading, known.to, verdict);
+    const bytes = reading.payload ?? 0;
+    const counters = {
+      ...(bytes > 0 && { bytes_received: bytes }),
+      ...(bytes > 0 && FATE.get(verdict) === 'FORWARDED' && { bytes_forwarded: bytes }),
+    };
+    const moved: Moved = Object.keys(counters).length > 0 ? { [known.listener]: counters } : {};
+    return { action: actionOf(verdict), frame: out, moved };
+  }
+
+  #cast(frame: Buffer): 'this' | 'many' | 'other' {
+    if (frame[0]! & 1) return 'many';
+    return frame.subarray(0, 6).equals(this.#mac) ? 'this' : 'other';
+  }
+
+  /** The most specific: an address before a wildcard, a wildcard of one family before one of both. */
+  #match({ dst, dport, family }: Reading, on: string): OracleListener | undefined {
+    const here = this.#listeners.filter(({ bind, on: links, slots }) => {
+      return bind.port === dport && links.includes(on) && slots.has(family);
+    });
+    const specific = here.find(({ bind }) => !isWildcard(bind) && bind.ip === dst);
+    if (specific || !NODE_IPS.includes(dst)) return specific;
+    const wild = here.filter(({ bind }) => isWildcard(bind));
+    return wild.find(({ slots }) => slots.size === 1) ?? wild[0];
+  }
+
+  #next({ name, slots }: OracleListener, family: Family): SocketAddress | undefined {
+    const walk = slots.get(family) ?? [];
+    const at = this.#cursors.get(name + family) ?? 0;
+    this.#cursors.set(name + family, at + 1);
+    return walk[at % walk.length];
+  }
+
+  #concerns(dst: string): boolean {
+    return NODE_IPS.includes(dst) || this.#listeners.some(({ bind }) => bind.ip === dst && !isWildcard(bind));
+  }
+}
+
+/** Why it cannot be forwarded as it is, the weightiest reason; undefined if nothing speaks against it. */
+function faultOf({ payload, extended, family, src }: Reading, cast: 'this' | 'many' | 'other'): string | undefined {
+  if (cast === 'many') return 'not_unicast';
+  if (payload === undefined) return 'malformed';
+  if (extended) return 'ip_options';
+  return NO_HOST[family].check(src, family === 4 ? 'ipv4' : 'ipv6') ? 'martian_source' : undefined;
+}
+
+/** Sources that no host may have (RFC 1812, 5.3.7; RFC 4291, 2.5). */
+const NO_HOST = { 4: new BlockList(), 6: new BlockList() };
+for (const [net, bits] of [
+  ['0.0.0.0', 8],
+  ['127.0.0.0', 8],
+  ['224.0.0.0', 3],
+] as const) {
+  NO_HOST[4].addSubnet(net, bits, 'ipv4');
+}
+for (const [net, bits] of [
+  ['::', 127],
+  ['fe80::', 10],
+  ['ff00::', 8],
+] as const)
+  NO_HOST[6].addSubnet(net, bits, 'ipv6');
+
+function way({ family, ip }: SocketAddress, ttl: number, length: number): string {
+  if (NODE_IPS.includes(ip)) return 'forwarded_local';
+  if (ttl <= 1) return 'ttl_exceeded';
+  const net = ipBytes(family, ip)[1]!;
+  if (net in NO_WAY) return NO_WAY[net]!;
+  if (length > (MTU[net] ?? 1500)) return 'mtu_exceeded';
+  return net === NET.encapsulated ? 'fib_lwt' : 'forwarded';
+}
+
+function actionOf(verdict: string): number {
+  if (verdict === 'forwarded') return ACTION.REDIRECT;
+  return FATE.get(verdict) === 'DROPPED' ? ACTION.SHOT : ACTION.UNSPEC;
+}
+
+function outcome(listener: string, verdict: string, frame: Buffer, bytes: number, datagrams: number): Outcome {
+  const fate = FATE.get(verdict)!;
+  const counters = {
+    pkts_received: datagrams,
+    [FATE_COUNTER[fate]]: datagrams,
+    [verdict]: datagrams,
+    ...(bytes > 0 && { bytes_received: bytes }),
+    ...(bytes > 0 && fate === 'FORWARDED' && { bytes_forwarded: bytes }),
+  };
+  return { action: actionOf(verdict), frame, moved: { [listener]: counters } };
+}
+
+/** The frame for its downstream; what is dropped stays as it was, what the stack is to forward keeps its TTL. */
+function send(frame: Buffer, reading: Reading, to: SocketAddress, verdict: string): Buffer {
+  if (FATE.get(verdict) === 'DROPPED') return frame;
+  const out = Buffer.from(frame);
+  const { at, family } = reading;
+  if (verdict === 'forwarded') out[at.ttl]! -= 1;
+  out.set(ipBytes(family, to.ip).subarray(0, family === 4 ? 4 : 16), at.dst);
+  if (family === 4) {
+    const header = 14;
+    const sum = amended(
+      frame.readUInt16BE(header + 10),
+      frame.subarray(header + 8, header + 10),
+      out.subarray(header + 8, header + 10),
+    );
+    out.writeUInt16BE(amended(sum, frame.subarray(at.dst, at.dst + 4), out.subarray(at.dst, at.dst + 4)), header + 10);
+  }
+  if (reading.fragment?.part === 'later') return out;
+  out.writeUInt16BE(to.port, at.udp + 2);
+  const sum = frame.readUInt16BE(at.udp + 6);
+  // 0 says that there is no checksum, so none is made, and none that comes out as 0 is sent so (RFC 768).
+  if (sum === 0) return out;
+  const size = family === 4 ? 4 : 16;
+  const covered = (bytes: Buffer) =>
+    Buffer.concat([bytes.subarray(at.dst, at.dst + size), bytes.subarray(at.udp + 2, at.udp + 4)]);
+  out.writeUInt16BE(amended(sum, covered(frame), covered(out)) || 0xffff, at.udp + 6);
+  return out;
+}
+
+/** The checksum after a change of some of the bytes that it covers, as wrong as it was (RFC 1624, eqn. 3). */
+function amended(sum: number, before: Uint8Array, after: Uint8Array): number {
+  const value = (0xffff - sum + (0xffff - onesSum(before)) + onesSum(after)) % 0xffff;
+  return value === 0 ? 0 : 0xffff - value;
+}
