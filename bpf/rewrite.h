@@ -26,6 +26,15 @@ struct ip4_tail {
 	__be16 dport;
 };
 
+/* The same of IPv6, the ports behind a header without extensions. */
+struct ip6_tail {
+	__u8 hop_limit;
+	union addr saddr;
+	union addr daddr;
+	__be16 sport;
+	__be16 dport;
+} __attribute__((packed));
+
 static __always_inline __be16 check_replace(__be16 check, __be32 from, __be32 to)
 {
 	__u32 sum = (__u16)~check;
@@ -84,15 +93,26 @@ static __always_inline int rewrite_ip6_check(struct __sk_buff *skb, struct packe
 	return err == -EINVAL ? bpf_l4_csum_replace(skb, at, 0, diff, flags) : err;
 }
 
+/* One write where the headers adjoin, since each write is a call that makes the packet writable anew. */
 static __always_inline int rewrite_ip6(struct __sk_buff *skb, struct packet *pkt, struct slot *slot, __u8 ttl)
 {
-	if (bpf_skb_store_bytes(skb, L3 + offsetof(struct ipv6hdr, hop_limit), &ttl, sizeof(ttl), 0) ||
-	    bpf_skb_store_bytes(skb, L3 + offsetof(struct ipv6hdr, daddr), &slot->addr, sizeof(slot->addr), 0))
+	struct ip6_tail tail = {
+		.hop_limit = ttl,
+		.saddr = pkt->saddr,
+		.daddr = slot->addr,
+		.sport = pkt->sport,
+		.dport = slot->port,
+	};
+	__u32 at = L3 + offsetof(struct ipv6hdr, hop_limit);
+
+	if (pkt->part != LATER && (rewrite_ip6_check(skb, pkt, slot) || rewrite_port_check(skb, pkt, slot)))
+		return -1;
+	if (pkt->part == WHOLE && pkt->l4 == L3 + sizeof(struct ipv6hdr))
+		return bpf_skb_store_bytes(skb, at, &tail, sizeof(tail), 0);
+	if (bpf_skb_store_bytes(skb, at, &tail, offsetof(struct ip6_tail, sport), 0))
 		return -1;
 	if (pkt->part == LATER)
 		return 0;
-	if (rewrite_ip6_check(skb, pkt, slot) || rewrite_port_check(skb, pkt, slot))
-		return -1;
 	return bpf_skb_store_bytes(skb, pkt->l4 + offsetof(struct udphdr, dest), &slot->port, sizeof(slot->port), 0);
 }
 
