@@ -28,7 +28,7 @@ describe('a slot table', () => {
     expect(order(buildTable(4, [downstream(1, 4), downstream(2, 2), downstream(3, 2)]))).toEqual(['1', '2', '3', '1']);
   });
 
-  test('gives every downstream exactly its share, and never two of a light one in a heavy one’s gap', () => {
+  test('gives every downstream exactly its share', () => {
     fc.assert(
       fc.property(fc.array(fc.integer({ min: 1, max: LIMITS.weight }), { minLength: 1, maxLength: 40 }), (weights) => {
         const { slots } = buildTable(
@@ -38,8 +38,8 @@ describe('a slot table', () => {
         const counts = weights.map(
           (_, host) => slots.filter((slot) => slot.address.ip === downstream(host).address.ip).length,
         );
-        const unit = counts[0]! / weights[0]!;
-        expect(counts).toEqual(weights.map((weight) => weight * unit));
+        // Shares compared crosswise, since a third is no number here.
+        expect(counts.map((count) => count * weights[0]!)).toEqual(weights.map((weight) => weight * counts[0]!));
       }),
     );
   });
