@@ -57,17 +57,25 @@ static __always_inline long fib_lookup(struct __sk_buff *skb, struct packet *pkt
 /* Where the rewritten datagram leaves. */
 struct way_out {
 	__u32 ifindex;
-	__u32 params_len; /* 0: the kernel looks the gateway up itself */
-	struct bpf_redir_neigh params;
+	bool gateway_known; /* else the kernel looks it up itself */
+	struct bpf_redir_neigh gateway;
 };
+
+/* Two calls, each with constants: the verifier loses track of a length that is chosen before. */
+static __always_inline long redirect(struct way_out *way)
+{
+	if (way->gateway_known)
+		return bpf_redirect_neigh(way->ifindex, &way->gateway, sizeof(way->gateway), 0);
+	return bpf_redirect_neigh(way->ifindex, NULL, 0, 0);
+}
 
 /* The FIB has put the gateway, or the downstream itself, in the place of the destination. */
 static __always_inline void way_by_fib(struct way_out *way, struct bpf_fib_lookup *fib)
 {
 	way->ifindex = fib->ifindex;
-	way->params_len = sizeof(way->params);
-	way->params.nh_family = fib->family;
-	__builtin_memcpy(way->params.ipv6_nh, fib->ipv6_dst, sizeof(way->params.ipv6_nh));
+	way->gateway_known = true;
+	way->gateway.nh_family = fib->family;
+	__builtin_memcpy(way->gateway.ipv6_nh, fib->ipv6_dst, sizeof(way->gateway.ipv6_nh));
 }
 
 /* Where forwarding is off the FIB says no to everything, and a redirect does not ask it: not even for the MTU. */
@@ -110,8 +118,7 @@ static __always_inline enum verdict forward(struct __sk_buff *skb, struct packet
 		return verdict;
 	if (rewrite(skb, pkt, slot, verdict == VERDICT_forwarded ? pkt->ttl - 1 : pkt->ttl))
 		return VERDICT_rewrite_failed;
-	if (verdict == VERDICT_forwarded &&
-	    bpf_redirect_neigh(way.ifindex, way.params_len ? &way.params : NULL, way.params_len, 0) != TC_ACT_REDIRECT)
+	if (verdict == VERDICT_forwarded && redirect(&way) != TC_ACT_REDIRECT)
 		return VERDICT_redirect_failed;
 	return verdict;
 }

@@ -9,6 +9,8 @@ import { BpfMap } from './map.ts';
 
 const { EPERM, EACCES } = constants.errno;
 
+const NEEDED = ['BPF', 'NET_ADMIN', 'PERFMON'] as const;
+
 /** __LIBBPF_ERRNO__START of bpf/libbpf.h. */
 const LIBBPF_ERRNO = 4000;
 
@@ -112,16 +114,16 @@ function checkVersion(path: string, rodata: libbpf.ObjectMap): void {
 
 function loadFailure(path: string, errno: number): DatapathUnavailable {
   const cause = new SystemError('bpf_object__load', errno);
-  if (errno === EPERM || errno === EACCES) {
-    return new DatapathUnavailable(permissionDenied(), { cause });
-  }
-  const said = libbpf.kernelLog().trim().split('\n').slice(-2).join(' ');
+  // The verifier says EACCES too, of a program that it does not believe, and more of that where PERFMON is missing.
+  const missing = missingCapabilities(NEEDED).length > 0;
+  if (errno === EPERM || (errno === EACCES && missing)) return new DatapathUnavailable(permissionDenied(), { cause });
+  const said = libbpf.kernelLog().trim().split('\n').slice(-3).join(' ');
   return new DatapathUnavailable(`failed to load BPF object "${path}": ${cause.code}${said && `: ${said}`}`, { cause });
 }
 
 /** The guide's error, with the capabilities that are missing where that is the reason. */
 export function permissionDenied(): string {
-  const missing = missingCapabilities(['BPF', 'NET_ADMIN', 'PERFMON']);
+  const missing = missingCapabilities(NEEDED);
   const mend =
     missing.length > 0
       ? `missing capability ${missing.join(', ')}: add it under securityContext.capabilities.add`
