@@ -1,0 +1,21 @@
+/** What the API server's "no" asks for: the Role and RoleBinding that are missing, to be pasted into `kubectl apply`. */
+
+const GROUP = 'rbac.authorization.k8s.io';
+
+/** One line of YAML: a List of a Role and a RoleBinding for whom the API server names in its refusal. */
+export function missingRole(namespace: string, refusal: string): string {
+  const metadata = `metadata: {name: udp-fanout, namespace: ${namespace}}`;
+  const rules = 'rules: [{apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [get, list, watch]}]';
+  const roleRef = `roleRef: {apiGroup: ${GROUP}, kind: Role, name: udp-fanout}`;
+  const role = `{apiVersion: ${GROUP}/v1, kind: Role, ${metadata}, ${rules}}`;
+  const binding = `{apiVersion: ${GROUP}/v1, kind: RoleBinding, ${metadata}, ${roleRef}, subjects: [${subjectOf(refusal)}]}`;
+  return `{apiVersion: v1, kind: List, items: [${role}, ${binding}]}`;
+}
+
+/** The API server says: User "system:serviceaccount:NAMESPACE:NAME" cannot list resource … */
+function subjectOf(refusal: string): string {
+  const user = /User "([^"]*)"/.exec(refusal)?.[1] ?? 'system:serviceaccount:udp-fanout:udp-fanout';
+  const [, namespace, name] = /^system:serviceaccount:([^:]+):([^:]+)$/.exec(user) ?? [];
+  if (namespace === undefined) return `{apiGroup: ${GROUP}, kind: User, name: '${user.replaceAll("'", "''")}'}`;
+  return `{kind: ServiceAccount, name: ${name}, namespace: ${namespace}}`;
+}

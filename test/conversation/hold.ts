@@ -1,0 +1,102 @@
+/** Holds a conversation with an API server, be it the fake or a real one, and says where it went otherwise. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { formatAddress } from '../../agent/address.ts';
+import { openSliceApi } from '../../agent/discovery/api.ts';
+import type { Credentials } from '../../agent/discovery/credentials.ts';
+import { openKubernetesSource } from '../../agent/discovery/kubernetes.ts';
+import type { LiveSource } from '../../agent/discovery/source.ts';
+import type { Listener } from '../../agent/model.ts';
+import { aListener, aLog } from '../fake/words.ts';
+import { Client, type Watch } from './client.ts';
+import { type Conversation, difference, type Exchange, filled, filledAll, type Names } from './format.ts';
+
+const PATIENCE_MS = 5000;
+
+interface Followed {
+  readonly source: LiveSource;
+  readonly listener: Listener;
+}
+
+/** Runs all exchanges in a namespace that exists; throws with the number of the first that went otherwise. */
+export async function hold(conversation: Conversation, credentials: Credentials, namespace: string): Promise<void> {
+  const talk = new Talk(credentials, namespace);
+  try {
+    for (const [at, exchange] of conversation.exchanges.entries()) {
+      const wrong = await talk.take(exchange).catch((error: Error) => error.message);
+      if (wrong !== undefined) throw new Error(`${conversation.name}, exchange ${at + 1}: ${wrong}`);
+    }
+  } finally {
+    talk.close();
+  }
+}
+
+/** Makes a namespace of its own, gives it to `work`, and removes it with all that is in it. */
+export async function inFreshNamespace(credentials: Credentials, work: (namespace: string) => Promise<void>) {
+  const client = new Client(credentials);
+  const name = `udp-fanout-test-${Math.random().toString(36).slice(2, 8)}`;
+  const body = { apiVersion: 'v1', kind: 'Namespace', metadata: { name } };
+  const { status, body: answer } = await client.ask('POST', '/api/v1/namespaces', body);
+  if (status !== 201) throw new Error(`failed to create namespace "${name}": ${status} ${JSON.stringify(answer)}`);
+  try {
+    await work(name);
+  } finally {
+    await client.ask('DELETE', `/api/v1/namespaces/${name}`);
+  }
+}
+
+class Talk {
+  readonly #credentials: Credentials;
+  readonly #client: Client;
+  readonly #names: Names;
+  readonly #watches = new Map<string, Watch>();
+  readonly #followed = new Map<string, Followed>();
+
+  constructor(credentials: Credentials, namespace: string) {
+    this.#credentials = credentials;
+    this.#client = new Client(credentials);
+    this.#names = new Map([['namespace', namespace]]);
+  }
+
+  /** What is wrong with the answer; undefined if nothing. */
+  async take(exchange: Exchange): Promise<string | undefined> {
+    if ('endpoints' in exchange) return this.#expectEndpoints(exchange.service, exchange.endpoints);
+    if ('event' in exchange) {
+      const event = await this.#watches.get(exchange.event)!.next(PATIENCE_MS);
+      return difference(event, exchange.is, this.#names, 'event');
+    }
+    const [method = '', path = ''] = filled(exchange.request, this.#names).split(' ');
+    if ('watch' in exchange) {
+      this.#watches.set(exchange.watch, await this.#client.watch(path));
+      return undefined;
+    }
+    const body = exchange.body === undefined ? undefined : filledAll(exchange.body, this.#names);
+    const answer = await this.#client.ask(method, path, body, exchange.token);
+    if (answer.status !== exchange.status) return `${method} ${path}: ${answer.status} ${JSON.stringify(answer.body)}`;
+    return exchange.answer === undefined ? undefined : difference(answer.body, exchange.answer, this.#names);
+  }
+
+  close(): void {
+    for (const watch of this.#watches.values()) watch.close();
+    for (const { source } of this.#followed.values()) source.close();
+  }
+
+  async #expectEndpoints(service: string, wanted: readonly string[]): Promise<string | undefined> {
+    const { source, listener } = this.#followed.get(service) ?? this.#follow(service);
+    const found = () => source.endpoints(listener)?.map(({ address }) => formatAddress(address));
+    for (let waited = 0; waited < PATIENCE_MS; waited += 20) {
+      if (String(found()) === String(wanted)) return undefined;
+      await sleep(20);
+    }
+    return `endpoints of ${service}: ${found()}, want ${wanted}`;
+  }
+
+  #follow(service: string): Followed {
+    const namespace = this.#names.get('namespace')!;
+    const listener = aListener({ source: { kind: 'kubernetes', namespace, service, port: 9000 } });
+    const api = openSliceApi(this.#credentials);
+    const followed = { source: openKubernetesSource({ listeners: [listener], log: aLog(), api }), listener };
+    followed.source.start(() => {});
+    this.#followed.set(service, followed);
+    return followed;
+  }
+}
