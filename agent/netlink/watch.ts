@@ -33,7 +33,7 @@ const ROUTE_GROUPS = [7, 11];
 const NOTICES_PER_DRAIN = 4096;
 
 /** A timer that does not keep the process alive. */
-const everyUnref: Every = (milliseconds, tick) => {
+export const everyUnref: Every = (milliseconds, tick) => {
   const timer = setInterval(tick, milliseconds).unref();
   return () => clearInterval(timer);
 };

@@ -1,0 +1,85 @@
+/** The life of one target: round after round, what they make of it, and hints that bring the next one forward. */
+import type { SocketAddress } from '../address.ts';
+import type { Timer } from '../reconciler.ts';
+import { afterRound, type Standing, type Thresholds, UNKNOWN } from './condition.ts';
+import type { Hint, Prober } from './prober.ts';
+import { type CountedEnd, Round, type RoundDependencies, type RoundEnd } from './round.ts';
+import { nextDelay } from './schedule.ts';
+
+/** What a monitor measures time by, and how strict it is. */
+export interface Pace extends Thresholds {
+  readonly timer: Timer;
+  readonly now: () => number;
+  readonly random: () => number;
+  readonly intervalMs: number;
+  readonly timeoutMs: number;
+}
+
+export interface MonitorDependencies {
+  readonly address: SocketAddress;
+  readonly prober: Prober;
+  readonly pace: Pace;
+  /** Called after each round that counts, with the standing before it. */
+  readonly onRound: (before: Standing, end: CountedEnd) => void;
+}
+
+export class Monitor {
+  readonly address: SocketAddress;
+  readonly #with: MonitorDependencies;
+  readonly #roundWith: RoundDependencies;
+  #standing = UNKNOWN;
+  #round: Round | undefined;
+  #startedAt = 0;
+  #hintedAt = Number.NEGATIVE_INFINITY;
+  #cancelNext: () => void;
+
+  /** The first round begins after `delayMs`. */
+  constructor(dependencies: MonitorDependencies, delayMs: number) {
+    const { address, prober, pace } = dependencies;
+    this.#with = dependencies;
+    this.#roundWith = {
+      ...pace,
+      send: (asker) => prober.send(address, asker),
+      onEnd: (end) => this.#ended(end),
+    };
+    this.address = address;
+    this.#cancelNext = pace.timer(delayMs, () => this.#begin());
+  }
+
+  get standing(): Standing {
+    return this.#standing;
+  }
+
+  /** Probes at once, but not more than once an interval: whoever can forge a hint must not make us flood anybody. */
+  hint(hint: Hint): void {
+    const { now, intervalMs } = this.#with.pace;
+    this.#round?.hint(hint);
+    if (this.#round || this.#standing.condition === 'down' || now() - this.#hintedAt < intervalMs) return;
+    this.#hintedAt = now();
+    this.#cancelNext();
+    this.#begin(hint);
+  }
+
+  close(): void {
+    this.#cancelNext();
+    this.#round?.cancel();
+  }
+
+  #begin(hint?: Hint): void {
+    this.#startedAt = this.#with.pace.now();
+    this.#round = new Round(this.#roundWith);
+    this.#round.begin(hint);
+  }
+
+  #ended(end: RoundEnd): void {
+    this.#round = undefined;
+    const { pace, onRound } = this.#with;
+    const { timer, now, random, intervalMs } = pace;
+    const wait = end.outcome === 'void' ? 0 : nextDelay(intervalMs, random()) - (now() - this.#startedAt);
+    this.#cancelNext = timer(Math.max(0, wait), () => this.#begin());
+    if (end.outcome === 'void') return;
+    const before = this.#standing;
+    this.#standing = afterRound(before, end.outcome, pace);
+    onRound(before, end);
+  }
+}

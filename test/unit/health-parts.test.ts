@@ -1,0 +1,272 @@
+/** The parts of health by themselves: conditions, packets, choice, schedule, numbers, neighbours. */
+import { constants } from 'node:os';
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { type Choice, chooseDownstreams } from '../../agent/health/choice.ts';
+import { afterRound, OUTCOMES, type Outcome, type Standing, UNKNOWN } from '../../agent/health/condition.ts';
+import { decodeReply, encodeRequest } from '../../agent/health/echo.ts';
+import { firstDelay, nextDelay } from '../../agent/health/schedule.ts';
+import { Statistics } from '../../agent/health/statistics.ts';
+import { onTicks } from '../../agent/health/ticks.ts';
+import { newToken } from '../../agent/health/token.ts';
+import { attribute, encodeMessage, joined } from '../../agent/netlink/message.ts';
+import { decodeNeighbour, type Neighbour } from '../../agent/netlink/neighbour.ts';
+import { watchNeighbours } from '../../agent/netlink/neighbours.ts';
+import type { Timer } from '../../agent/reconciler.ts';
+import { FakeTimer } from '../fake/timer.ts';
+import { anEndpoint } from '../fake/words.ts';
+
+const hex = (text: string) => Buffer.from(text.replaceAll(' ', ''), 'hex');
+
+describe('a condition', () => {
+  /** A round is one letter: Answered, Failed, Unsent. */
+  const OUTCOME: Readonly<Record<string, Outcome>> = { A: 'answered', F: 'unanswered', U: 'unsent' };
+  const after = (rounds: string, thresholds: { fall: number; rise: number }) =>
+    [...rounds].reduce<Standing>((standing, round) => afterRound(standing, OUTCOME[round]!, thresholds), UNKNOWN)
+      .condition;
+
+  test.each([
+    // rounds, fall, rise, condition
+    ['', 1, 2, 'unknown'],
+    ['A', 1, 2, 'up'],
+    ['F', 1, 2, 'down'],
+    ['AF', 1, 2, 'down'],
+    ['FA', 1, 2, 'down'],
+    ['FAA', 1, 2, 'up'],
+    ['FAFA', 1, 2, 'down'],
+    ['FAFAA', 1, 2, 'up'],
+    ['FA', 1, 1, 'up'],
+    ['F', 2, 1, 'unknown'],
+    ['AF', 2, 1, 'up'],
+    ['AFAFAF', 2, 1, 'up'],
+    ['AFF', 2, 1, 'down'],
+    ['FFFAA', 3, 3, 'down'],
+    ['FFFAAA', 3, 3, 'up'],
+    ['U', 1, 2, 'unknown'],
+    ['FU', 1, 2, 'unknown'],
+    ['AUF', 1, 2, 'down'],
+    ['FUFF', 3, 2, 'unknown'],
+  ] as const)('after rounds %s with fall %i and rise %i is %s', (rounds, fall, rise, condition) => {
+    expect(after(rounds, { fall, rise })).toBe(condition);
+  });
+
+  test('is down only after as many unanswered rounds in a row as fall says', () => {
+    const round = fc.constantFrom(...OUTCOMES);
+    fc.assert(
+      fc.property(fc.array(round, { maxLength: 40 }), fc.nat({ max: 9 }), fc.nat({ max: 9 }), (rounds, fall, rise) => {
+        let standing = UNKNOWN;
+        let failed = 0;
+        for (const outcome of rounds) {
+          const before = standing.condition;
+          standing = afterRound(standing, outcome, { fall: fall + 1, rise: rise + 1 });
+          failed = outcome === 'unanswered' ? failed + 1 : 0;
+          if (before !== 'down' && standing.condition === 'down') expect(failed).toBe(fall + 1);
+        }
+      }),
+    );
+  });
+});
+
+describe('an echo request', () => {
+  const echo = { identifier: 0x1234, sequence: 0xfffe, data: hex('00112233445566778899aabbccddeeff') };
+
+  test('over IPv4 is as RFC 792 has it, its checksum too', () => {
+    const packet = encodeRequest(4, echo);
+    expect(packet).toEqual(hex(`0800 ${packet.toString('hex', 2, 4)} 1234 fffe 00112233445566778899aabbccddeeff`));
+    let sum = 0;
+    for (let at = 0; at < packet.length; at += 2) sum += packet.readUInt16BE(at);
+    expect(((sum & 0xffff) + (sum >>> 16)) & 0xffff).toBe(0xffff);
+  });
+
+  test('over IPv6 is as RFC 4443 has it, its checksum left to the kernel', () => {
+    expect(encodeRequest(6, echo)).toEqual(hex('8000 0000 1234 fffe 00112233445566778899aabbccddeeff'));
+  });
+});
+
+describe('an echo reply', () => {
+  const reply = '0000 ffff 1234 0007 aabb';
+
+  test.each([
+    ['IPv4 behind a header without options', 4, `45${'00'.repeat(19)} ${reply}`],
+    ['IPv4 behind a header with options', 4, `46${'00'.repeat(23)} ${reply}`],
+    ['IPv6', 6, reply.replace('0000', '8100')],
+  ] as const)('over %s is read', (_, family, bytes) => {
+    expect(decodeReply(family, hex(bytes))).toEqual({ identifier: 0x1234, sequence: 7, data: hex('aabb') });
+  });
+
+  test.each([
+    ['a request', 4, `45${'00'.repeat(19)} 0800 ffff 1234 0007`],
+    ['an error', 4, `45${'00'.repeat(19)} 0301 ffff 0000 0000`],
+    ['too short', 4, `45${'00'.repeat(19)} 0000 ffff 12`],
+    ['a header that says it is longer than all', 4, '4f'],
+    ['nothing at all', 6, ''],
+    ['of another code', 6, '8101 0000 1234 0007'],
+  ] as const)('that is %s is none', (_, family, bytes) => {
+    expect(decodeReply(family, hex(bytes))).toBeUndefined();
+  });
+
+  test('of random bytes never throws', () => {
+    fc.assert(fc.property(fc.uint8Array({ maxLength: 64 }), (bytes) => void decodeReply(4, Buffer.from(bytes))));
+  });
+});
+
+describe('the choice', () => {
+  const endpoints = ['10.0.0.1', '10.0.0.2', 'fd00::1'].map((ip) => anEndpoint(ip));
+  const chosen = ({ downstreams, down }: Choice) => [downstreams.map(({ address }) => address.ip).join(' '), ...down];
+
+  test.each([
+    ['none is down', [], '10.0.0.1 10.0.0.2 fd00::1', [], '10.0.0.1 10.0.0.2 fd00::1'],
+    ['one of two', [0], '10.0.0.2 fd00::1', [], '10.0.0.2 fd00::1'],
+    ['the only one of a family', [2], '10.0.0.1 10.0.0.2 fd00::1', [6], '10.0.0.1 10.0.0.2'],
+    ['a family and one of the other', [1, 2], '10.0.0.1 fd00::1', [6], '10.0.0.1'],
+    ['all', [0, 1, 2], '10.0.0.1 10.0.0.2 fd00::1', [4, 6], ''],
+  ])('where %s: %j', (_, places, open, families, closed) => {
+    const isDown = (index: number) => places.includes(index);
+    expect(chosen(chooseDownstreams(endpoints, isDown, true))).toEqual([open, ...families]);
+    expect(chosen(chooseDownstreams(endpoints, isDown, false))).toEqual([closed, ...families]);
+  });
+
+  test('of none is none, and nothing is down', () => {
+    expect(chosen(chooseDownstreams([], () => true, true))).toEqual(['']);
+  });
+});
+
+describe('the schedule', () => {
+  test.each([1, 2, 3, 10, 100, 1000, 4096])('deals first rounds of %i downstreams evenly', (count) => {
+    const delays = Array.from({ length: count }, (_, order) => firstDelay(order, 5000)).sort((a, b) => a - b);
+    const gaps = delays.map((delay, index) => (delays[index + 1] ?? 5000) - delay);
+    expect(Math.max(...gaps, delays[0]!)).toBeLessThanOrEqual((2 * 5000) / count);
+  });
+
+  test.each([1000, 5000, 3_600_000])('leaves less than an interval of %i ms between rounds', (interval) => {
+    for (const random of [0, 0.5, 0.999]) {
+      expect(nextDelay(interval, random)).toBeLessThanOrEqual(interval - 150);
+      expect(nextDelay(interval, random)).toBeGreaterThanOrEqual(interval * 0.8);
+    }
+  });
+});
+
+describe('timers on ticks', () => {
+  function rig() {
+    const timer = new FakeTimer();
+    const fired: string[] = [];
+    let set = 0;
+    const counted: Timer = (milliseconds, task) => {
+      set++;
+      return timer.set(milliseconds, task);
+    };
+    const ticks = onTicks(counted, () => timer.now, 50);
+    const at = (milliseconds: number, name: string) => ticks(milliseconds, () => fired.push(`${name}@${timer.now}`));
+    return { timer, fired, at, timers: () => set };
+  }
+
+  test('fire on the nearest tick, all of a tick by one timer, in their order', () => {
+    const { timer, fired, at, timers } = rig();
+    timer.advance(7);
+    at(160, 'b');
+    at(120, 'a');
+    at(170, 'c');
+    at(0, 'now');
+    timer.advance(1000);
+    expect(fired).toEqual(['now@50', 'b@150', 'a@150', 'c@200']);
+    expect(timers()).toBe(3);
+  });
+
+  test('that are called off do not fire, also from within their tick, and take their timer with them', () => {
+    const { timer, fired, at } = rig();
+    const cancels = ['a', 'b'].map((name) => at(100, name));
+    for (const cancel of cancels) cancel();
+    cancels[0]!();
+    at(100, 'c');
+    timer.advance(500);
+    expect(fired).toEqual(['c@100']);
+  });
+
+  test('may set others while they fire', () => {
+    const { timer, fired, at } = rig();
+    const again = (times: number): void => void at(0, `${times}`);
+    again(1);
+    timer.set(50, () => again(2));
+    timer.advance(500);
+    expect(fired).toEqual(['1@50', '2@100']);
+  });
+});
+
+test('tokens do not repeat', () => {
+  const tokens = Array.from({ length: 1000 }, newToken);
+  expect(new Set(tokens.map((token) => token.toString('hex'))).size).toBe(1000);
+  expect(tokens.every(({ length }) => length === 16)).toBe(true);
+});
+
+test('round trips are counted in the bucket that holds them, the longest beyond the last', () => {
+  const statistics = new Statistics();
+  for (const roundTripMs of [0.05, 0.1, 3, 9999]) statistics.ended({ outcome: 'answered', roundTripMs });
+  statistics.ended({ outcome: 'unanswered', cause: '' });
+  const { bounds, counts, sum } = statistics.roundTrips();
+  expect(counts).toHaveLength(bounds.length + 1);
+  expect([counts[0], counts[bounds.indexOf(0.005)], counts.at(-1)]).toEqual([2, 1, 1]);
+  expect(sum).toBeCloseTo(10.00215);
+  expect(statistics.rounds).toEqual({ answered: 4, unanswered: 1, unsent: 0 });
+});
+
+describe('neighbours', () => {
+  /** struct ndmsg: family, index of the interface, state; then NDA_DST. */
+  const neighbour = (af: string, state: string, ip: string) =>
+    joined(hex(`${af} 000000 07000000 ${state} 00 01`), attribute(1, hex(ip)));
+  const FAILED = '2000';
+  const STALE = '0400';
+
+  test('are read with address, interface and whether they failed', () => {
+    expect(decodeNeighbour(neighbour('02', FAILED, '0a00010b'))).toEqual({
+      family: 4,
+      ip: '10.0.1.11',
+      ifindex: 7,
+      failed: true,
+    });
+    expect(decodeNeighbour(neighbour('0a', STALE, `fd00${'00'.repeat(13)}11`))).toEqual({
+      family: 6,
+      ip: 'fd00::11',
+      ifindex: 7,
+      failed: false,
+    });
+    expect(decodeNeighbour(neighbour('07', FAILED, '020000000001'))).toBeUndefined();
+    expect(() => decodeNeighbour(hex('02'))).toThrow('payload of 1 bytes: want at least 12');
+  });
+
+  test('that fail are told, whatever else the kernel says and loses in between', () => {
+    const message = (type: number, payload: Uint8Array) => encodeMessage({ type, flags: 0, sequence: 0, payload });
+    const queue: (Uint8Array | number)[] = [
+      message(28, neighbour('02', STALE, '0a00010a')),
+      message(28, neighbour('02', FAILED, '0a00010b')),
+      -constants.errno.ENOBUFS,
+      message(29, neighbour('02', FAILED, '0a00010c')),
+      message(28, neighbour('0a', FAILED, `fd00${'00'.repeat(13)}11`)),
+    ];
+    const world = { groups: [] as readonly number[], closed: 0, tick: () => {} };
+    const open = (groups: readonly number[]) => {
+      world.groups = groups;
+      return {
+        send: () => 0,
+        receive: (buffer: Uint8Array) => {
+          const next = queue.shift() ?? -constants.errno.EAGAIN;
+          if (typeof next === 'number') return next;
+          buffer.set(next);
+          return next.length;
+        },
+        close: () => void world.closed++,
+      };
+    };
+    const every = (_: number, tick: () => void) => {
+      world.tick = tick;
+      return () => {};
+    };
+    const failed: Neighbour[] = [];
+    const watch = watchNeighbours({ onFailed: (one) => failed.push(one) }, { open, every });
+    world.tick();
+    world.tick();
+    expect(failed.map(({ ip }) => ip)).toEqual(['10.0.1.11', 'fd00::11']);
+    expect(world.groups).toEqual([3]);
+    watch.close();
+    expect(world.closed).toBe(1);
+  });
+});

@@ -1,0 +1,486 @@
+/** Health as a whole on a virtual clock: real packets, a simulated network, a reader of the log. */
+import { describe, expect, test } from 'vitest';
+import type { Health as HealthConfig } from '../../agent/config/load.ts';
+import { Health } from '../../agent/health/health.ts';
+import { openIcmp } from '../../agent/health/icmp.ts';
+import type { Endpoint, Listener } from '../../agent/model.ts';
+import { DATA_AT, FakeEchoNetwork, type Manners } from '../fake/echo-network.ts';
+import { FakeTimer } from '../fake/timer.ts';
+import { aListener, aLog, anEndpoint } from '../fake/words.ts';
+
+const CONFIG: HealthConfig = {
+  enabled: true,
+  intervalSecs: 5,
+  timeoutSecs: 2,
+  protocol: 'icmp',
+  failOpen: true,
+  fall: 1,
+  rise: 2,
+};
+const INTERVAL = 5000;
+const TIMEOUT = 2000;
+
+/** Spoils one byte. */
+const flip = (bytes: Buffer, at: number) => bytes.writeUInt8(bytes[at]! ^ 0x80, at);
+/** What the log says at its default level. */
+const said = (lines: readonly string[]) => lines.filter((line) => !line.startsWith('DEBUG'));
+
+function rig({ config = {}, ips = ['10.0.1.10', '10.0.1.11', '10.0.1.12'] }: Partial<Options> = {}) {
+  const timer = new FakeTimer();
+  const network = new FakeEchoNetwork(timer);
+  for (const ip of ips) network.host(ip);
+  const log = aLog();
+  const world = {
+    skewMs: 0,
+    changes: 0,
+    failNeighbour: (_ip: string) => {},
+    endpoints: ips.map((ip) => anEndpoint(ip)),
+  };
+  // Not random, but no two in a row alike.
+  let draws = 0;
+  const random = () => (draws++ * 0.37) % 1;
+  const health = new Health({
+    log,
+    config: { ...CONFIG, ...config },
+    clock: { timer: timer.set, now: () => timer.now + world.skewMs, random },
+    openProber: openIcmp(network.open),
+    watchNeighbours: (onFailed) => {
+      world.failNeighbour = onFailed;
+      return { close: () => {} };
+    },
+  });
+  health.start(() => void world.changes++);
+  const listener = aListener({ name: 'syslog' });
+  const inUse = (of: Listener = listener, endpoints: readonly Endpoint[] = world.endpoints) =>
+    health.choose(of, endpoints).downstreams.map(({ address }) => address.ip);
+  inUse();
+  /** Milliseconds until `ip` is out of use. */
+  const untilOut = (ip: string) => {
+    const from = timer.now;
+    while (inUse().includes(ip) && timer.now - from < 60_000) timer.advance(10);
+    return timer.now - from;
+  };
+  return { timer, network, log, world, health, listener, inUse, untilOut };
+}
+
+interface Options {
+  readonly config: Partial<HealthConfig>;
+  readonly ips: readonly string[];
+}
+
+describe('a downstream', () => {
+  test('is in use before anybody has asked it, and is asked within the first interval', () => {
+    const { inUse, network, timer } = rig();
+    expect(inUse()).toHaveLength(3);
+    timer.advance(INTERVAL);
+    for (const ip of inUse()) expect(network.asked(ip)).toBeGreaterThanOrEqual(1);
+  });
+
+  test.each([0, 1, 777, 2500, 4999])('that dies at %i ms of the interval is out within interval + timeout', (at) => {
+    const { network, timer, inUse, untilOut, world } = rig();
+    timer.advance(20_000 + at);
+    network.host('10.0.1.11', 'dead');
+    expect(untilOut('10.0.1.11')).toBeLessThanOrEqual(INTERVAL + TIMEOUT);
+    expect(inUse()).toEqual(['10.0.1.10', '10.0.1.12']);
+    expect(world.changes).toBe(1);
+  });
+
+  test('that was dead before it was known is out as soon', () => {
+    const { network, untilOut } = rig();
+    network.host('10.0.1.11', 'dead');
+    expect(untilOut('10.0.1.11')).toBeLessThanOrEqual(INTERVAL + TIMEOUT);
+  });
+
+  test('is back after two answers in a row, not one', () => {
+    const { network, timer, inUse, untilOut, log } = rig();
+    network.host('10.0.1.11', 'dead');
+    untilOut('10.0.1.11');
+    const asked = network.asked('10.0.1.11');
+    network.host('10.0.1.11');
+    while (!inUse().includes('10.0.1.11')) timer.advance(10);
+    expect(network.asked('10.0.1.11')).toBe(asked + 2);
+    expect(log.lines.at(-1)).toBe(
+      'INFO health recovered listener="syslog" downstream="10.0.1.11:9000" protocol="icmp" answered=2 next="in use again"',
+    );
+  });
+
+  test('that answers only every other round stays out', () => {
+    const { network, timer, inUse, untilOut } = rig();
+    network.host('10.0.1.11', 'dead');
+    untilOut('10.0.1.11');
+    // A round without an answer takes three requests, one with an answer takes one.
+    let alive = false;
+    let requests = 0;
+    network.host('10.0.1.11', {
+      drops: () => {
+        requests++;
+        const dropped = !alive;
+        if (alive || requests === 3) {
+          alive = !alive;
+          requests = 0;
+        }
+        return dropped;
+      },
+    });
+    for (let second = 0; second < 120; second++) {
+      timer.advance(1000);
+      expect(inUse()).not.toContain('10.0.1.11');
+    }
+  });
+
+  test('that flaps is out and in with fall 1 and rise 1, and every turn is a line', () => {
+    const { network, timer, log, world } = rig({ config: { rise: 1 } });
+    for (let turn = 0; turn < 5; turn++) {
+      network.host('10.0.1.11', 'dead');
+      timer.advance(INTERVAL + TIMEOUT);
+      network.host('10.0.1.11');
+      timer.advance(INTERVAL);
+    }
+    expect(world.changes).toBe(10);
+    expect(said(log.lines).filter((line) => /health.*failed/.test(line))).toHaveLength(5);
+    expect(log.lines.filter((line) => line.includes('health recovered'))).toHaveLength(5);
+  });
+
+  test('with fall 3 is out after the third failed probe, and the lines count', () => {
+    const { network, timer, log, inUse } = rig({ config: { fall: 3 } });
+    network.host('10.0.1.11', 'dead');
+    timer.advance(2 * INTERVAL + TIMEOUT);
+    expect(inUse()).toHaveLength(3);
+    timer.advance(INTERVAL);
+    expect(inUse()).toHaveLength(2);
+    expect(log.lines.map((line) => /next="([^"]*)"/.exec(line)?.[1])).toEqual([
+      'in use until 3 probes in a row have failed, 1 so far',
+      'in use until 3 probes in a row have failed, 2 so far',
+      'out of use until 2 probes in a row are answered',
+    ]);
+  });
+
+  test('is not condemned by two lost packets of three', () => {
+    const { network, timer, inUse, log, health } = rig();
+    network.host('10.0.1.11', { drops: (request) => request % 3 !== 2 });
+    timer.advance(60_000);
+    expect(inUse()).toHaveLength(3);
+    expect(log.lines).toEqual([]);
+    expect(health.statistics.rounds.unanswered).toBe(0);
+  });
+
+  test('names what happened in the log: listener, downstream, protocol, cause, what follows', () => {
+    const { network, timer, log } = rig();
+    network.host('10.0.1.11', 'dead');
+    timer.advance(60_000);
+    expect(said(log.lines)).toEqual([
+      'WARN health probe failed listener="syslog" downstream="10.0.1.11:9000" protocol="icmp" cause="no answer in 2 s" next="out of use until 2 probes in a row are answered"',
+    ]);
+  });
+});
+
+describe('an answer', () => {
+  const wrong: [string, Manners][] = [
+    ['with another token', { mangles: (echo) => flip(echo, DATA_AT) }],
+    ['with the token cut short', { mangles: (echo) => void echo.fill(0, DATA_AT) }],
+    ['with another identifier', { mangles: (echo) => flip(echo, 4) }],
+    ['with another sequence number', { mangles: (echo) => flip(echo, 7) }],
+    ['with another code', { mangles: (echo) => flip(echo, 1) }],
+    ['from another address', { from: '10.0.1.99' }],
+    ['from another downstream', { from: '10.0.1.10' }],
+    ['that comes after the timeout', { delayMs: TIMEOUT + 1 }],
+    ['that comes in the next round', { delayMs: INTERVAL + 100 }],
+  ];
+
+  test.each(wrong)('%s is none', (_, manners) => {
+    const { network, untilOut, inUse } = rig();
+    network.host('10.0.1.11', manners);
+    expect(untilOut('10.0.1.11')).toBeLessThanOrEqual(INTERVAL + TIMEOUT);
+    expect(inUse()).toEqual(['10.0.1.10', '10.0.1.12']);
+  });
+
+  test('with a wrong token is named as the cause', () => {
+    const { network, timer, log } = rig();
+    network.host('10.0.1.11', { mangles: (echo) => flip(echo, DATA_AT) });
+    timer.advance(INTERVAL + TIMEOUT);
+    expect(log.lines[0]).toContain('cause="none but wrong answers in 2 s"');
+  });
+
+  test.each([1, 300, 1300])('after %i ms is one', (delayMs) => {
+    const { network, timer, inUse, health } = rig();
+    for (const ip of inUse()) network.host(ip, { delayMs });
+    timer.advance(30_000);
+    expect(inUse()).toHaveLength(3);
+    expect(health.statistics.rounds.unanswered).toBe(0);
+    const { counts, sum } = health.statistics.roundTrips();
+    const answers = counts.reduce((total, count) => total + count, 0);
+    expect(answers).toBe(health.statistics.rounds.answered);
+    expect(sum / answers).toBeCloseTo(delayMs / 1000);
+  });
+
+  test('that comes five times counts once', () => {
+    const { network, timer, untilOut, inUse } = rig({ config: { rise: 3 } });
+    network.host('10.0.1.11', 'dead');
+    untilOut('10.0.1.11');
+    network.host('10.0.1.11', { copies: 5 });
+    timer.advance(INTERVAL);
+    expect(inUse()).not.toContain('10.0.1.11');
+  });
+
+  test('that could not be heard because this process slept is not held against anybody', () => {
+    const { network, timer, world, inUse, log } = rig();
+    timer.advance(INTERVAL);
+    const asked = network.requests.length;
+    for (const ip of inUse()) network.host(ip, 'dead');
+    while (network.requests.length === asked) timer.advance(1);
+    // The clock jumps over the deadlines of all rounds that are under way.
+    world.skewMs += 10_000;
+    timer.advance(TIMEOUT - 1);
+    for (const ip of inUse()) network.host(ip);
+    timer.advance(20_000);
+    expect(inUse()).toHaveLength(3);
+    expect(log.lines).toEqual([]);
+  });
+});
+
+describe('hints', () => {
+  test('make the next probe come at once, and are no verdict', () => {
+    const { network, timer, world, inUse, health } = rig();
+    timer.advance(INTERVAL);
+    const asked = network.asked('10.0.1.11');
+    world.failNeighbour('10.0.1.11');
+    expect(network.asked('10.0.1.11')).toBe(asked + 1);
+    timer.advance(1);
+    expect(inUse()).toHaveLength(3);
+    expect(health.statistics.hints.neighbour_failed).toBe(1);
+  });
+
+  test('of a dead downstream save the rest of the interval, and stand in the cause', () => {
+    const { network, timer, world, untilOut, log } = rig();
+    timer.advance(INTERVAL);
+    network.host('10.0.1.11', 'dead');
+    world.failNeighbour('10.0.1.11');
+    expect(untilOut('10.0.1.11')).toBeLessThanOrEqual(TIMEOUT);
+    expect(log.lines[0]).toContain('cause="no answer in 2 s, neighbour failed"');
+  });
+
+  test('that come without end do not make us flood anybody', () => {
+    const { network, timer, world } = rig();
+    for (let at = 0; at < 60_000; at += 10) {
+      world.failNeighbour('10.0.1.11');
+      world.failNeighbour('10.0.1.77');
+      timer.advance(10);
+    }
+    expect(network.asked('10.0.1.11')).toBeLessThanOrEqual(2 * Math.ceil(60_000 / 4650) + 1);
+    expect(network.asked('10.0.1.77')).toBe(0);
+  });
+
+  test('from the system’s own refusal to route are an unanswered probe with a reason', () => {
+    const { network, timer, log } = rig();
+    network.host('10.0.1.11', { refuses: 'Network is unreachable' });
+    timer.advance(INTERVAL + TIMEOUT);
+    expect(log.lines[0]).toContain('cause="no answer in 2 s, host unreachable"');
+  });
+});
+
+describe('a probe that cannot leave this host', () => {
+  test('says nothing about the downstream, and is one line a minute for all of them', () => {
+    const { network, timer, log, inUse, health } = rig();
+    for (const ip of inUse()) network.host(ip, { refuses: 'Operation not permitted' });
+    timer.advance(59_000);
+    expect(inUse()).toHaveLength(3);
+    expect(health.statistics.rounds.unanswered).toBe(0);
+    expect(log.lines.filter((line) => line.startsWith('WARN'))).toEqual([
+      'WARN health probe failed to leave this host listener="syslog" downstream="10.0.1.10:9000" protocol="icmp" cause="Operation not permitted" next="in use, as nothing is known of it"',
+    ]);
+  });
+
+  test('brings a downstream back that was out: nothing is known of it any more', () => {
+    const { network, timer, untilOut, inUse } = rig();
+    network.host('10.0.1.11', 'dead');
+    untilOut('10.0.1.11');
+    network.host('10.0.1.11', { refuses: 'Operation not permitted' });
+    timer.advance(INTERVAL + TIMEOUT);
+    expect(inUse()).toHaveLength(3);
+  });
+
+  test('for want of one family leaves the other one alone', () => {
+    const timer = new FakeTimer();
+    const network = new FakeEchoNetwork(timer);
+    network.refuses.set(6, 'Address family not supported by protocol');
+    network.host('10.0.1.10');
+    const log = aLog();
+    const clock = { timer: timer.set, now: () => timer.now, random: () => 0.5 };
+    const health = new Health({ log, config: CONFIG, clock, openProber: openIcmp(network.open) });
+    const endpoints = [anEndpoint('10.0.1.10'), anEndpoint('fd00::10')];
+    health.choose(aListener(), endpoints);
+    timer.advance(30_000);
+    expect(health.choose(aListener(), endpoints).downstreams).toHaveLength(2);
+    expect(health.statistics.rounds.answered).toBeGreaterThan(4);
+    expect(health.statistics.rounds.unsent).toBeGreaterThan(4);
+    expect(log.lines[0]).toContain('cause="Address family not supported by protocol"');
+    network.refuses.set(4, 'Operation not permitted');
+    expect(() => openIcmp(network.open)).toThrow('Operation not permitted');
+    health.close();
+    expect(network.closed).toEqual([4]);
+  });
+});
+
+describe('when all are down', () => {
+  test('all stay in, with one warning, and the body of /readyz says so', () => {
+    const { network, timer, inUse, log, health, listener } = rig();
+    for (const ip of inUse()) network.host(ip, 'dead');
+    timer.advance(60_000);
+    expect(inUse()).toEqual(['10.0.1.10', '10.0.1.11', '10.0.1.12']);
+    expect(log.lines.filter((line) => line.includes('all downstreams failed: '))).toEqual([
+      'WARN health probes of all downstreams failed: all stay in use (fail_open) listener="syslog" family="IPv4"',
+    ]);
+    const next = said(log.lines).map((line) => /next="([^"]*)"/.exec(line)?.[1]);
+    expect(next).toEqual([
+      'out of use until 2 probes in a row are answered',
+      'out of use until 2 probes in a row are answered',
+      'in use, as the probes of all downstreams failed (fail_open)',
+      undefined,
+    ]);
+    expect(health.remarks()).toEqual([
+      'health(syslog): the probes of all IPv4 downstreams failed: all stay in use (fail_open)',
+    ]);
+    expect(health.failsOpen(listener)).toBe(true);
+    expect(health.endpoints().map(({ healthy }) => healthy)).toEqual([false, false, false]);
+  });
+
+  test('the first that is back ends it, and receives alone', () => {
+    const { network, timer, inUse, log, health, listener } = rig();
+    for (const ip of inUse()) network.host(ip, 'dead');
+    timer.advance(10_000);
+    network.host('10.0.1.12');
+    timer.advance(2 * INTERVAL);
+    expect(inUse()).toEqual(['10.0.1.12']);
+    expect(health.failsOpen(listener)).toBe(false);
+    expect(health.remarks()).toEqual([]);
+    expect(log.lines.filter((line) => line.startsWith('INFO')).map((line) => line.slice(0, 34))).toEqual([
+      'INFO health recovered listener="sy',
+      'INFO health fail open ended listen',
+    ]);
+  });
+
+  test('without fail_open none is left, said as plainly', () => {
+    const { network, timer, inUse, log, health } = rig({ config: { failOpen: false } });
+    for (const ip of inUse()) network.host(ip, 'dead');
+    timer.advance(10_000);
+    expect(inUse()).toEqual([]);
+    expect(log.lines).toContain(
+      'WARN health probes of all downstreams failed: none is in use (fail_open is off) listener="syslog" family="IPv4"',
+    );
+    expect(health.remarks()[0]).toContain('none is in use');
+  });
+
+  test('of one family, that family stays in: a filter on ICMPv6 alone empties nothing', () => {
+    const { network, timer, inUse } = rig({ ips: ['10.0.1.10', '10.0.1.11', 'fd00::10', 'fd00::11'] });
+    for (const ip of ['fd00::10', 'fd00::11', '10.0.1.11']) network.host(ip, 'dead');
+    timer.advance(10_000);
+    expect(inUse()).toEqual(['10.0.1.10', 'fd00::10', 'fd00::11']);
+  });
+});
+
+describe('listeners and discovery', () => {
+  test('two listeners with one downstream share its probes, and each hears of it', () => {
+    const { network, timer, inUse, log, world } = rig({ ips: ['10.0.1.10', '10.0.1.11'] });
+    const statsd = aListener({ id: 1, name: 'statsd' });
+    const others = [anEndpoint('10.0.1.11', 9125), anEndpoint('10.0.1.12', 9125)];
+    network.host('10.0.1.12');
+    inUse(statsd, others);
+    timer.advance(50_000);
+    expect(network.asked('10.0.1.11')).toBeLessThanOrEqual(12);
+    network.host('10.0.1.11', 'dead');
+    timer.advance(INTERVAL + TIMEOUT);
+    expect(inUse()).toEqual(['10.0.1.10']);
+    expect(inUse(statsd, others)).toEqual(['10.0.1.12']);
+    expect(world.changes).toBe(1);
+    const failures = log.lines.filter((line) => line.startsWith('WARN'));
+    expect(failures.map((line) => /listener="(\w+)" downstream="([^"]+)"/.exec(line)?.slice(1))).toEqual([
+      ['syslog', '10.0.1.11:9000'],
+      ['statsd', '10.0.1.11:9125'],
+    ]);
+  });
+
+  test('what is known of an endpoint survives every update that still has it', () => {
+    const { network, timer, untilOut, inUse } = rig();
+    network.host('10.0.1.11', 'dead');
+    untilOut('10.0.1.11');
+    for (let update = 0; update < 100; update++) {
+      const endpoints = [
+        anEndpoint(`10.0.9.${update}`),
+        anEndpoint('10.0.1.11', 9000, 1 + update),
+        anEndpoint('10.0.1.10'),
+      ];
+      expect(inUse(undefined, endpoints)).toEqual([`10.0.9.${update}`, '10.0.1.10']);
+      timer.advance(37);
+    }
+  });
+
+  test('an address that another pod got is a new downstream', () => {
+    const { network, timer, health } = rig({ ips: [] });
+    const listener = aListener({ source: { kind: 'kubernetes', namespace: 'logging', service: 'vector' } });
+    const pods = (name: string) => [
+      { ...anEndpoint('10.0.1.11'), name },
+      { ...anEndpoint('10.0.1.12'), name: 'vector-9' },
+    ];
+    const inUse = (name: string) =>
+      health.choose(listener, pods(name)).downstreams.map((pod) => (pod as Endpoint).name);
+    network.host('10.0.1.11', 'dead');
+    network.host('10.0.1.12');
+    inUse('vector-1');
+    timer.advance(INTERVAL + TIMEOUT);
+    expect(inUse('vector-1')).toEqual(['vector-9']);
+    network.host('10.0.1.11');
+    expect(inUse('vector-2')).toEqual(['vector-2', 'vector-9']);
+    // And what the dead one would still have been asked is not asked any more.
+    const asked = network.asked('10.0.1.11');
+    timer.advance(2 * INTERVAL);
+    expect(network.asked('10.0.1.11') - asked).toBeLessThanOrEqual(3);
+  });
+
+  test('an endpoint that is gone is asked nothing more', () => {
+    const { network, timer, inUse } = rig();
+    inUse(undefined, [anEndpoint('10.0.1.10')]);
+    const asked = network.asked('10.0.1.11');
+    timer.advance(60_000);
+    expect(network.asked('10.0.1.11')).toBe(asked);
+  });
+
+  test('after close nothing is sent', () => {
+    const { network, timer, health } = rig();
+    timer.advance(INTERVAL);
+    health.close();
+    const { length } = network.requests;
+    timer.advance(60_000);
+    expect(network.requests).toHaveLength(length);
+    expect(network.closed).toEqual([4, 6]);
+  });
+});
+
+describe('a thousand downstreams', () => {
+  const ips = Array.from({ length: 1000 }, (_, index) => `10.${1 + (index >> 8)}.0.${index & 255}`);
+
+  test('are asked evenly from the first second on, each at least once an interval', () => {
+    const { network, timer } = rig({ ips });
+    timer.advance(3 * INTERVAL);
+    const perTick = new Array<number>((3 * INTERVAL) / 100).fill(0);
+    for (const { at } of network.requests) perTick[Math.min(Math.floor(at / 100), perTick.length - 1)]!++;
+    // 20 to 22 each on the average.
+    expect(Math.max(...perTick)).toBeLessThanOrEqual(45);
+    expect(Math.min(...perTick)).toBeGreaterThanOrEqual(8);
+    for (const ip of ips) {
+      const times = network.requests.filter((request) => request.ip === ip).map(({ at }) => at);
+      expect(times.length).toBeGreaterThanOrEqual(3);
+      for (const [index, at] of times.entries()) expect(at - (times[index - 1] ?? 0)).toBeLessThanOrEqual(INTERVAL);
+    }
+  });
+
+  test('that all die are all out of use, then all in, within interval + timeout', () => {
+    const { network, timer, inUse, log } = rig({ ips });
+    timer.advance(INTERVAL);
+    for (const ip of ips) network.host(ip, 'dead');
+    timer.advance(INTERVAL / 2);
+    expect(inUse().length).toBeLessThan(1000);
+    timer.advance(INTERVAL / 2 + TIMEOUT);
+    expect(inUse()).toHaveLength(1000);
+    expect(log.lines.filter((line) => line.includes('(fail_open) listener='))).toHaveLength(1);
+  });
+});
