@@ -7,6 +7,10 @@ import type { Family, SocketAddress } from './address.ts';
 export const MODES = ['tc_ebpf', 'userspace', 'auto'] as const;
 export type Mode = (typeof MODES)[number];
 
+/** Whose address the datagrams bear that the userspace datapath sends: the client's, this host's, or what is allowed. */
+export const SOURCE_MODES = ['auto', 'preserve', 'nat'] as const;
+export type SourceMode = (typeof SOURCE_MODES)[number];
+
 /** Where a listener's endpoints come from: a list in the config, or the EndpointSlices of a Service. */
 export type Source =
   | { readonly kind: 'static'; readonly endpoints: readonly Endpoint[] }
@@ -27,6 +31,7 @@ export interface Listener {
   readonly interfaces: readonly string[];
   readonly mode: Mode;
   readonly source: Source;
+  readonly sourceMode: SourceMode;
   readonly settings: Settings;
 }
 
@@ -40,6 +45,8 @@ export interface Settings {
   readonly pinCpus: boolean;
   /** SO_RCVBUF in bytes; 0: the system's. */
   readonly recvBufSize: number;
+  /** Sockets bound to clients' addresses that a worker holds at most, where the source is preserved. */
+  readonly maxSources: number;
 }
 
 /** What an EndpointSlice or the static list says, before policy and health. */

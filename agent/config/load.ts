@@ -92,6 +92,7 @@ function toConfig({ listeners, health, metrics, log }: ConfigOutput, { podNamesp
       interfaces: listener.interfaces ?? (listener.interface === undefined ? [] : [listener.interface]),
       mode: listener.mode,
       source: toSource(listener, podNamespace),
+      sourceMode: listener.source,
       settings: toSettings(listener.settings),
     })),
     health: {
@@ -127,6 +128,7 @@ function toSettings(settings: ConfigOutput['listeners'][number]['settings']): Se
     workers: settings.workers,
     pinCpus: settings.pin_cpus,
     recvBufSize: settings.recv_buf_size,
+    maxSources: settings.max_sources,
   };
 }
 

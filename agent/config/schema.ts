@@ -1,6 +1,6 @@
 /** The shape of the YAML: keys, types, ranges, enumerations, defaults. What spans several keys is in `rules.ts`. */
 import * as z from 'zod';
-import { LIMITS, MODES } from '../model.ts';
+import { LIMITS, MODES, SOURCE_MODES } from '../model.ts';
 import { refuseBind, refuseDownstream } from './address-text.ts';
 import {
   address,
@@ -71,6 +71,9 @@ const settings = section({
   recv_buf_size: wholeNumber(0, 2 ** 31 - 1)
     .default(0)
     .describe("Receive buffer of each userspace socket, in bytes, 0 to 2147483647. Default: 0, the system's."),
+  max_sources: wholeNumber(1, 65536)
+    .default(512)
+    .describe('Clients that each worker thread keeps a socket for to preserve their source, 1 to 65536. Default: 512.'),
 });
 
 const listener = section({
@@ -91,6 +94,11 @@ const listener = section({
   mode: choice(MODES)
     .default(DEFAULTS.mode)
     .describe('Datapath: tc_ebpf (kernel), userspace, or auto (kernel if it attaches, else userspace). Default: auto.'),
+  source: choice(SOURCE_MODES)
+    .default('auto')
+    .describe(
+      'Source address of what the userspace datapath sends: preserve (the client\'s, as the kernel path does), nat (this node\'s), or auto (preserve where the capabilities allow it, else nat). Default: auto.',
+    ),
   kubernetes: kubernetes
     .optional()
     .describe(

@@ -21,6 +21,8 @@ export const libc = {
   socket: call('int socket(int domain, int type, int protocol)'),
   /** bind(2). */
   bind: call('int bind(int fd, const void *address, uint32_t length)'),
+  /** connect(2). */
+  connect: call('int connect(int fd, const void *address, uint32_t length)'),
   /** send(2): bytes sent. */
   send: call('long send(int fd, const void *buffer, size_t length, int flags)'),
   /** sendto(2): bytes sent. */
@@ -31,6 +33,10 @@ export const libc = {
   setsockopt: call('int setsockopt(int fd, int level, int name, const void *value, uint32_t length)'),
   /** getsockopt(2); `length` is a Uint32Array of one, the room before and the size after. */
   getsockopt: call('int getsockopt(int fd, int level, int name, void *value, uint32_t *length)'),
+  /** sched_getaffinity(2) of one thread, 0 for the caller's. */
+  sched_getaffinity: call('int sched_getaffinity(int thread, size_t size, void *mask)'),
+  /** sched_setaffinity(2). */
+  sched_setaffinity: call('int sched_setaffinity(int thread, size_t size, const void *mask)'),
   /** close(2). */
   close: call('int close(int fd)'),
 } as const;

@@ -16,7 +16,7 @@ const WANT_LABEL = '1 to 63 lowercase letters, digits and "-", the first and las
 const WANT_PORT_NAME = 'a port name: up to 15 lowercase letters, digits and single "-", a letter among them';
 const WANT_PATH = 'want a path such as /metrics: it starts with "/" and has no space, "?", "#", ":" or "*"';
 const WANT_LISTENER =
-  'want a map with the keys name, bind, interface, interfaces, mode, kubernetes, downstream, settings';
+  'want a map with the keys name, bind, interface, interfaces, mode, source, kubernetes, downstream, settings';
 const WANT_LISTENERS = 'want a list of listeners, each a map that starts with "- name:"';
 const TOP_KEYS = 'listeners, health, metrics, log';
 
@@ -185,6 +185,8 @@ const NUMBERS: readonly (readonly [key: string, written: string, shown: string, 
   ['recv_buf_size', '2147483648', '2147483648', 'want a whole number from 0 to 2147483647'],
   ['recv_buf_size', '1e400', 'Infinity', 'want a whole number from 0 to 2147483647'],
   ['recv_buf_size', '99999999999999999999', '100000000000000000000', 'want a whole number from 0 to 2147483647'],
+  ['max_sources', '0', '0', 'want a whole number from 1 to 65536'],
+  ['max_sources', '65537', '65537', 'want a whole number from 1 to 65536'],
   ['pin_cpus', 'yes', '"yes"', 'want true or false, without quotes'],
   ['pin_cpus', '1', '1', 'want true or false, without quotes'],
 ];
@@ -401,7 +403,8 @@ describe('a valid config', () => {
             kind: 'static',
             endpoints: [{ address: { family: 4, ip: '10.0.1.10', port: 9000 }, weight: 1 }],
           },
-          settings: { maxPacketSize: 9000, batchSize: 64, workers: 0, pinCpus: true, recvBufSize: 0 },
+          sourceMode: 'auto',
+          settings: { maxPacketSize: 9000, batchSize: 64, workers: 0, pinCpus: true, recvBufSize: 0, maxSources: 512 },
         },
       ],
       health: {
@@ -425,10 +428,11 @@ describe('a valid config', () => {
     bind: "[::]:5514"
     interfaces: [eth0, ens3.100]
     mode: tc_ebpf
+    source: preserve
     downstream:
       - {name: "rack 3", address: "[FD00:0:0::1]:9", weight: 256}
       - {address: "10.0.1.10:9000"}
-    settings: {max_packet_size: 65507, batch_size: 1024, workers: 256, pin_cpus: false, recv_buf_size: 16777216}
+    settings: {max_packet_size: 65507, batch_size: 1024, workers: 256, pin_cpus: false, recv_buf_size: 16777216, max_sources: 1}
 health: {interval_secs: 1.5, timeout_secs: 0.25, protocol: udp_echo, fail_open: false, fall: 3, rise: 10}
 metrics: {bind: "[::]:9100", path: /}
 log: {level: debug, format: json}
@@ -444,7 +448,8 @@ log: {level: debug, format: json}
           { address: { family: 4, ip: '10.0.1.10', port: 9000 }, weight: 1 },
         ],
       },
-      settings: { maxPacketSize: 65507, batchSize: 1024, workers: 256, pinCpus: false, recvBufSize: 16777216 },
+      sourceMode: 'preserve',
+      settings: { maxPacketSize: 65507, batchSize: 1024, workers: 256, pinCpus: false, recvBufSize: 16777216, maxSources: 1 },
     });
     expect(parsed.health).toEqual({
       enabled: true,

@@ -1,0 +1,64 @@
+/** Sockets of this host's own address, by downstream: a connected one knows its route and hears its own errors only. */
+import { libc } from '../../ffi/libc.ts';
+import { openNatSocket } from './sockets.ts';
+
+export interface NatSocket {
+  readonly fd: number;
+  /** Connected ones need no address with the message. */
+  readonly connected: boolean;
+}
+
+/** Kept from one table to the next. */
+export interface NatSockets {
+  /** The socket of a downstream: one that is `alone` has its own, the others share one a family. */
+  of(name: string, family: 4 | 6, address: Uint8Array, alone: boolean): NatSocket;
+  /** Closes those of downstreams that are gone. */
+  keep(names: ReadonlySet<string>): void;
+  close(): void;
+}
+
+export function openNatSockets(): NatSockets {
+  return new Sockets();
+}
+
+class Sockets implements NatSockets {
+  readonly #connected = new Map<string, NatSocket>();
+  readonly #shared = new Map<4 | 6, NatSocket>();
+
+  of(name: string, family: 4 | 6, address: Uint8Array, alone: boolean): NatSocket {
+    return this.#connected.get(name) ?? (alone ? this.#connect(name, family, address) : this.#share(family));
+  }
+
+  keep(names: ReadonlySet<string>): void {
+    for (const [name, { fd }] of this.#connected) {
+      if (names.has(name)) continue;
+      libc.close(fd);
+      this.#connected.delete(name);
+    }
+  }
+
+  close(): void {
+    this.keep(new Set());
+    for (const { fd } of this.#shared.values()) libc.close(fd);
+    this.#shared.clear();
+  }
+
+  /** A downstream without a route cannot be connected to: it is sent to by address, and the send says why it fails. */
+  #connect(name: string, family: 4 | 6, address: Uint8Array): NatSocket {
+    try {
+      const socket = { fd: openNatSocket(family, address), connected: true };
+      this.#connected.set(name, socket);
+      return socket;
+    } catch {
+      return this.#share(family);
+    }
+  }
+
+  #share(family: 4 | 6): NatSocket {
+    const known = this.#shared.get(family);
+    if (known) return known;
+    const socket = { fd: openNatSocket(family), connected: false };
+    this.#shared.set(family, socket);
+    return socket;
+  }
+}

@@ -1,0 +1,149 @@
+/** Opens a listener: its sockets, and threads or, for the safety net, this thread to serve them. */
+import { missingCapabilities } from '../../capabilities.ts';
+import { libc } from '../../ffi/libc.ts';
+import type { Log } from '../../log.ts';
+import type { Listener } from '../../model.ts';
+import { allowedCpus } from './cpus.ts';
+import { Drain } from './drain.ts';
+import { type Service, type StartThread, WorkerPool } from './pool.ts';
+import { Scratch } from './scratch.ts';
+import {
+  hasCoalescing,
+  hasSegmentation,
+  type ListenerSocket,
+  mayBeRaw,
+  mayBeTransparent,
+  openListenerSocket,
+} from './sockets.ts';
+import type { TableImage } from './table.ts';
+import type { Preserve } from './ways.ts';
+
+/** `source: preserve` is asked for and this process may not. */
+export class PreserveImpossible extends Error {
+  override readonly name = 'PreserveImpossible';
+}
+
+export interface OpenerDependencies {
+  readonly log: Log;
+  /** Says a line, but only once. */
+  readonly once: (level: 'info' | 'warn', line: string) => void;
+  readonly isSafetyNet: (listener: Listener) => boolean;
+  readonly startThread: StartThread | undefined;
+}
+
+export interface Opened {
+  readonly fds: readonly number[];
+  readonly serve: (image: TableImage) => Service;
+}
+
+/** What this process may do, and what the kernel knows. */
+interface Abilities {
+  readonly transparent: boolean;
+  readonly raw: boolean;
+  readonly gathers: boolean;
+  readonly coalesces: boolean;
+  readonly cpus: readonly number[];
+}
+
+export class Opener {
+  readonly #with: OpenerDependencies;
+  readonly #scratches = new Map<string, Scratch>();
+  #abilities: Abilities | undefined;
+
+  constructor(dependencies: OpenerDependencies) {
+    this.#with = dependencies;
+  }
+
+  /** How many sockets, and forwarders, a listener has. */
+  forwarders(listener: Listener): number {
+    return this.#with.isSafetyNet(listener) ? 1 : listener.settings.workers || this.#able.cpus.length;
+  }
+
+  /** Binds a listener's sockets; `serve` starts what forwards from them. Throws SystemError, PreserveImpossible. */
+  open(listener: Listener): Opened {
+    const preserve = this.#preserve(listener);
+    const fds = this.#bind(listener);
+    const serve = (image: TableImage) =>
+      this.#with.isSafetyNet(listener)
+        ? this.#drain(listener, fds[0]!, preserve, image)
+        : this.#pool(listener, fds, preserve, image);
+    return { fds, serve };
+  }
+
+  #bind(listener: Listener): readonly number[] {
+    const { name, bind, settings } = listener;
+    const sockets: ListenerSocket[] = [];
+    const blocking = !this.#with.isSafetyNet(listener);
+    const { coalesces } = this.#able;
+    try {
+      while (sockets.length < this.forwarders(listener)) {
+        sockets.push(openListenerSocket(bind, { receiveBuffer: settings.recvBufSize, blocking, coalesces }));
+      }
+    } catch (error) {
+      for (const { fd } of sockets) libc.close(fd);
+      throw error;
+    }
+    const clamped = sockets[0]?.clamped;
+    if (clamped) {
+      const got = `receive buffer of listener "${name}": asked for ${clamped.asked} bytes, got ${clamped.got}`;
+      this.#with.once('warn', `${got}: raise the sysctl net.core.rmem_max, or add the capability NET_ADMIN`);
+    }
+    return sockets.map(({ fd }) => fd);
+  }
+
+  #drain({ name, settings }: Listener, fd: number, preserve: Preserve | undefined, image: TableImage): Service {
+    const { batchSize, maxPacketSize } = settings;
+    const { gathers } = this.#able;
+    const scratch = () => this.#scratch(batchSize, maxPacketSize);
+    return new Drain({ log: this.#with.log, name, fd, preserve, maxPacketSize, gathers, image, scratch });
+  }
+
+  #pool(
+    { id, name, settings }: Listener,
+    fds: readonly number[],
+    preserve: Preserve | undefined,
+    image: TableImage,
+  ): Service {
+    const { batchSize, maxPacketSize, pinCpus } = settings;
+    const { gathers, coalesces, cpus } = this.#able;
+    const jobs = fds.map((fd, index) => {
+      // Listeners with few workers each do not all begin at the first CPU.
+      const cpu = pinCpus ? cpus[(id + index) % cpus.length] : undefined;
+      return { fd, index, batchSize, maxPacketSize, preserve, gathers, coalesces, cpu };
+    });
+    const { log, startThread: start } = this.#with;
+    return new WorkerPool({ log, name, jobs, image, ...(start && { start }) });
+  }
+
+  /** How sources are kept; undefined for nat. */
+  #preserve({ name, sourceMode, settings }: Listener): Preserve | undefined {
+    const { transparent, raw } = this.#able;
+    if (sourceMode === 'nat') return undefined;
+    if (transparent || raw) return { transparent, raw, maxSources: settings.maxSources };
+    const missing = missingCapabilities(['NET_ADMIN', 'NET_RAW']).join(', ') || 'NET_ADMIN, NET_RAW';
+    const lack = `missing capability ${missing}`;
+    if (sourceMode === 'preserve') throw new PreserveImpossible(`listener "${name}": source: preserve: ${lack}`);
+    this.#with.once('info', `sources are not preserved, downstreams see this node's address (nat): ${lack}`);
+    return undefined;
+  }
+
+  /** Shared by the drains of this thread, since no two of them are ever at work at once. */
+  #scratch(batchSize: number, maxPacketSize: number): Scratch {
+    const key = `${batchSize} ${maxPacketSize}`;
+    const scratch = this.#scratches.get(key) ?? new Scratch(batchSize, maxPacketSize, this.#able.coalesces);
+    this.#scratches.set(key, scratch);
+    return scratch;
+  }
+
+  /** Asked when the first listener opens: an agent on the kernel path alone without a safety net needs none of it. */
+  get #able(): Abilities {
+    this.#abilities ??= {
+      transparent: mayBeTransparent(),
+      raw: mayBeRaw(),
+      gathers: hasSegmentation(),
+      coalesces: hasCoalescing(),
+      cpus: allowedCpus(),
+    };
+    return this.#abilities;
+  }
+}
