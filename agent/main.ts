@@ -1,12 +1,16 @@
 /** The agent, put together: constructors in order, closed in reverse. */
 import { type Config, loadConfig } from './config/load.ts';
+import { openDatapath } from './datapath/choice.ts';
 import { VERDICTS } from './datapath/tc/abi.ts';
 import { openTcDatapath } from './datapath/tc/datapath.ts';
-import { wayOut } from './datapath/tc/wayout.ts';
-import { openStaticSource } from './discovery/static.ts';
+import { waysOut } from './datapath/tc/wayout.ts';
+import { openUserspaceDatapath } from './datapath/userspace/datapath.ts';
+import { REASONS } from './datapath/userspace/reasons.ts';
+import { openSource } from './discovery/source.ts';
+import { openHealth } from './health/open.ts';
 import { takeLock } from './lock.ts';
 import { type Log, type LogFormat, type LogLevel, openLog } from './log.ts';
-import { collectStartGarbage } from './memory.ts';
+import { collectStartGarbage, keepHeapSmall } from './memory.ts';
 import { openHost } from './netlink/host.ts';
 import { watchNetwork } from './netlink/watch.ts';
 import { watchLosses } from './observe/losses.ts';
@@ -22,6 +26,7 @@ export interface AgentOptions {
 
 /** Runs until SIGTERM or SIGINT; 0 after a clean stop, 1 where nothing can run. Throws ConfigError. */
 export async function runAgent(options: AgentOptions): Promise<number> {
+  keepHeapSmall();
   const config = loadConfig(
     options.config,
     process.env.POD_NAMESPACE ? { podNamespace: process.env.POD_NAMESPACE } : {},
@@ -55,29 +60,33 @@ async function start(
 
   const host = openHost();
   onClose(() => host.close());
-  const source = openStaticSource();
+  const source = await openSource({ listeners, log });
   onClose(() => source.close());
-  const datapath = openTcDatapath({
+  const health = await openHealth({ config: config.health, log });
+  onClose(() => health.close());
+  const filters = (ifindex: number) => host.filters(ifindex);
+  const datapath = openDatapath({
     log,
-    objectPath,
     listeners,
-    filters: (ifindex) => host.filters(ifindex),
-    wayOut: (address, interfaces) => wayOut(host, address, interfaces),
+    openKernel: () => openTcDatapath({ log, objectPath, listeners, filters, waysOut: (links) => waysOut(host, links) }),
+    openUserspace: (isSafetyNet) => openUserspaceDatapath({ log, listeners, isSafetyNet }),
   });
   onClose(() => datapath.close());
-  const reconciler = new Reconciler({ log, listeners, source, host, datapath });
+  const reconciler = new Reconciler({ log, listeners, source, health, host, datapath });
   onClose(() => reconciler.close());
 
   const counters = () => datapath.counters();
   const unready = () => reconciler.unready();
+  const remarks = () => health.remarks();
+  const discovery = () => source.status();
   if (config.metrics.enabled) {
     // Loaded only where the config asks for it: it is a quarter of the agent's memory.
     const [{ openMetrics }, { openServer }] = await Promise.all([
       import('./observe/metrics.ts'),
       import('./observe/server.ts'),
     ]);
-    const registry = openMetrics({ version: version(), listeners, counters, unready });
-    const server = await openServer({ ...config.metrics, registry, unready });
+    const registry = openMetrics({ version: version(), listeners, counters, unready, discovery, health });
+    const server = await openServer({ ...config.metrics, registry, unready, remarks });
     onClose(() => server.close());
     log.info('serving metrics', {
       bind: `${config.metrics.bind.ip}:${config.metrics.bind.port}`,
@@ -88,6 +97,8 @@ async function start(
   onClose(() => network.close());
   reconciler.trigger();
   if (reconciler.running().length === 0) return false;
+  source.start(() => reconciler.trigger());
+  health.start(() => reconciler.trigger());
   const losses = watchLosses({ log, counters, meaning });
   onClose(() => losses.close());
   collectStartGarbage();
@@ -95,7 +106,7 @@ async function start(
 }
 
 function meaning(reason: string): string {
-  return VERDICTS.find(({ name }) => name === reason)?.meaning ?? reason;
+  return [...VERDICTS, ...REASONS].find(({ name }) => name === reason)?.meaning ?? reason;
 }
 
 /** The signal that asks us to stop; rejected by an error that nobody caught, so that even then all is detached. */

@@ -17,6 +17,8 @@ export function placeListener(
     const message = `listener "${listener.name}": UDP port ${listener.bind.port} belongs to ${overlay.kind} interface "${overlay.name}", whose traffic it would take: choose another port`;
     return { interfaces: [], problems: [{ subject: `listener(${listener.name})`, message }] };
   }
+  // The userspace datapath takes what reaches the host, by whatever interface.
+  if (listener.mode === 'userspace') return { interfaces: [], problems: [] };
   const interfaces: Interface[] = [];
   const problems: Problem[] = [];
   for (const name of listener.interfaces) {

@@ -5,8 +5,9 @@
 import type { Blueprint, Datapath, ListenerBlueprint, Problem } from './datapath/datapath.ts';
 import { familiesOf } from './datapath/datapath.ts';
 import type { EndpointSource } from './discovery/source.ts';
+import type { Health } from './health/health.ts';
 import type { Log } from './log.ts';
-import type { Endpoint, Listener } from './model.ts';
+import type { Downstream, Endpoint, Listener } from './model.ts';
 import type { Host } from './netlink/host.ts';
 import { placeListener } from './placement.ts';
 import { buildTable } from './table.ts';
@@ -15,6 +16,8 @@ export interface ReconcilerDependencies {
   readonly log: Log;
   readonly listeners: readonly Listener[];
   readonly source: EndpointSource;
+  /** Which endpoints may receive; all of them without it. */
+  readonly health?: Pick<Health, 'choose'>;
   readonly host: Pick<Host, 'links' | 'addresses'>;
   readonly datapath: Datapath;
   readonly timer?: Timer;
@@ -25,6 +28,7 @@ export type Timer = (milliseconds: number, task: () => void) => () => void;
 
 /** At most 20 passes a second however many events there are; the first of a quiet time is at once. */
 const SPACING_MS = 50;
+const NOTHING: Built = { tables: [] };
 const RETRY_MS = { first: 1000, most: 30_000 };
 
 const setTimer: Timer = (milliseconds, task) => {
@@ -35,6 +39,7 @@ const setTimer: Timer = (milliseconds, task) => {
 export class Reconciler {
   readonly #with: ReconcilerDependencies;
   readonly #timer: Timer;
+  readonly #built = new Map<number, { readonly downstreams: readonly Downstream[]; readonly built: Built }>();
   #problems: ReadonlyMap<string, Problem> = new Map();
   #waiting: readonly Listener[] = [];
   #cancelPass: (() => void) | undefined;
@@ -76,8 +81,11 @@ export class Reconciler {
   running(): readonly Listener[] {
     const has = (subject: string) => this.#problems.has(subject);
     return this.#with.listeners.filter(
-      ({ name, interfaces }) =>
-        !has('host') && !has(`listener(${name})`) && interfaces.some((link) => !has(`attachment(${link})`)),
+      ({ name, mode, interfaces }) =>
+        !has('host') &&
+        !has(`listener(${name})`) &&
+        // Only a listener that insists on the kernel path is nothing without an interface.
+        (mode !== 'tc_ebpf' || interfaces.some((link) => !has(`attachment(${link})`))),
     );
   }
 
@@ -119,12 +127,33 @@ export class Reconciler {
       const place = placeListener(listener, links);
       const endpoints = source.endpoints(listener);
       if (!endpoints) waiting.push(listener);
-      const { tables, problem } = listenerTables(listener, endpoints);
-      planned.push({ listener, interfaces: place.interfaces, tables });
+      const { tables, problem } = endpoints ? this.#tables(listener, endpoints) : NOTHING;
+      // A listener that would take an overlay's traffic must not even have a socket.
+      const refused = place.problems.some(({ subject }) => subject === `listener(${listener.name})`);
+      if (!refused) planned.push({ listener, interfaces: place.interfaces, tables });
       problems.push(...place.problems, ...(problem ? [problem] : []));
     }
     this.#waiting = waiting;
     return { blueprint: { addresses: host.addresses(), listeners: planned }, problems };
+  }
+
+  /** Built once for each list of downstreams, so that a pass over many listeners costs only those that changed. */
+  #tables(listener: Listener, endpoints: readonly Endpoint[]): Built {
+    const downstreams = this.#choose(listener, endpoints);
+    const known = this.#built.get(listener.id);
+    if (known?.downstreams === downstreams) return known.built;
+    const built = buildTables(listener, downstreams);
+    this.#built.set(listener.id, { downstreams, built });
+    return built;
+  }
+
+  /** What no table of the listener takes is not probed either. */
+  #choose(listener: Listener, endpoints: readonly Endpoint[]): readonly Downstream[] {
+    const { health } = this.#with;
+    const takes = ({ address }: Endpoint) => familiesOf(listener).includes(address.family);
+    // The same list again is no news to health, so it is left as it is where all of it is taken.
+    const taken = endpoints.every(takes) ? endpoints : endpoints.filter(takes);
+    return health ? health.choose(listener, taken).downstreams : taken;
   }
 
   /** A machine that does not fit now may fit later: an interface appears, memory is freed. */
@@ -140,14 +169,12 @@ export class Reconciler {
   }
 }
 
-/** The slot tables of a listener's endpoints; none, which leaves what is there in use, where they cannot be built. */
-function listenerTables(
-  listener: Listener,
-  endpoints: readonly Endpoint[] | undefined,
-): Pick<ListenerBlueprint, 'tables'> & { problem?: Problem } {
-  if (!endpoints) return { tables: [] };
+type Built = Pick<ListenerBlueprint, 'tables'> & { readonly problem?: Problem };
+
+/** The slot tables of a listener's downstreams; none, which leaves what is there in use, where they cannot be built. */
+function buildTables(listener: Listener, downstreams: readonly Downstream[]): Built {
   try {
-    return { tables: familiesOf(listener).map((family) => buildTable(family, endpoints)) };
+    return { tables: familiesOf(listener).map((family) => buildTable(family, downstreams)) };
   } catch (error) {
     const message = `listener "${listener.name}": ${(error as Error).message}; its last downstreams stay in use`;
     return { tables: [], problem: { subject: `endpoints(${listener.name})`, message } };

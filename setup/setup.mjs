@@ -4,10 +4,11 @@
  */
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from './build.mjs';
+import { buildNative } from './native.mjs';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const SBIN = ['/usr/local/sbin', '/usr/sbin', '/sbin'];
@@ -23,12 +24,17 @@ const SYSTEM = [
   { wants: 'nft', packages: ['nftables'] },
   { wants: 'tcpdump', packages: ['tcpdump'] },
   { wants: 'ethtool', packages: ['ethtool'] },
+  { wants: 'openssl', packages: ['openssl'] },
   { wants: 'nsenter', packages: ['util-linux'] },
   { wants: 'setpriv', packages: ['util-linux'] },
   { wants: '/usr/include/bpf/bpf_helpers.h', packages: ['libbpf-dev'] },
   { wants: '/usr/include/linux/bpf.h', packages: ['linux-libc-dev'] },
   { wants: '/usr/include/stdio.h', packages: ['libc6-dev'] },
   { wants: 'libbpf.so.1', packages: ['libbpf1'] },
+  // For raw-socket.
+  { wants: 'make', packages: ['make'] },
+  { wants: 'g++', packages: ['g++'] },
+  { wants: 'python3', packages: ['python3'] },
 ];
 
 function present(wants) {
@@ -70,6 +76,11 @@ function systemPackages() {
   if (still.length > 0) fail(`${still.map(({ wants }) => wants).join(', ')} still missing after: ${command}`);
 }
 
+function npm(args, options) {
+  const path = process.env.npm_execpath;
+  return path?.endsWith('.js') ? run(process.execPath, [path, ...args], options) : run('npm', args, options);
+}
+
 /** npm ci, once for each content of the lock file. */
 function nodeModules() {
   const stamp = join(ROOT, 'node_modules', '.setup');
@@ -77,11 +88,16 @@ function nodeModules() {
     .update(readFileSync(join(ROOT, 'package-lock.json')))
     .digest('hex');
   if (existsSync(stamp) && readFileSync(stamp, 'utf8') === wanted) return;
-  const npm = process.env.npm_execpath;
-  const args = ['ci', '--no-audit', '--no-fund', '--loglevel=error'];
-  const done = npm?.endsWith('.js') ? run(process.execPath, [npm, ...args]) : run('npm', args);
-  if (!done) fail('npm ci failed: see above');
+  // No package needs its install script, and older npms run raw-socket's without being asked.
+  if (!npm(['ci', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error'])) fail('npm ci failed: see above');
+  linkNode();
   writeFileSync(stamp, wanted);
+}
+
+/** npm before 11 links no command of a package that is called `node`. */
+function linkNode() {
+  const link = join(ROOT, 'node_modules', '.bin', 'node');
+  if (!existsSync(link)) symlinkSync(`../node-linux-${process.arch}/bin/node`, link);
 }
 
 /** The sources as one hash, so that a build is made when and only when they changed. */
@@ -110,5 +126,6 @@ async function artifacts() {
 process.env.PATH = [process.env.PATH, ...SBIN].join(':');
 systemPackages();
 nodeModules();
+if (!buildNative(npm)) fail('the build of raw-socket failed: see above');
 await artifacts();
 if (!process.argv.includes('--quiet')) process.stdout.write('setup: ready\n');

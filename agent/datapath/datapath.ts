@@ -47,6 +47,8 @@ export interface ListenerCounters {
   readonly dropped: ReadonlyMap<string, number>;
   /** Forwarded datagrams by downstream, as formatAddress writes it. */
   readonly downstreams: ReadonlyMap<string, number>;
+  /** How often a thread that forwards for it died; absent where there are none. */
+  readonly workerDeaths?: number;
 }
 
 export type DatapathMode = 'tc_ebpf' | 'userspace';

@@ -33,5 +33,5 @@ function totals(rows: readonly ListenerCounters[]) {
     ...[...row.dropped].map(([reason, count]) => ({ row, reason, count, fate: 'dropped' })),
     ...[...row.toStack].map(([reason, count]) => ({ row, reason, count, fate: 'left to the stack' })),
   ]);
-  return new Map(entries.map((entry) => [`${entry.row.listener.id} ${entry.reason}`, entry]));
+  return new Map(entries.map((entry) => [`${entry.row.listener.id} ${entry.row.mode} ${entry.reason}`, entry]));
 }

@@ -5,12 +5,16 @@
 import { Counter, Gauge, Registry } from 'prom-client';
 import type { ListenerCounters } from '../datapath/datapath.ts';
 import type { Listener } from '../model.ts';
+import { type DiscoveryStream, registerDiscovery } from './discovery.ts';
+import { type HealthSources, registerHealth } from './health.ts';
 
 export interface MetricSources {
   readonly version: string;
   readonly listeners: readonly Listener[];
   readonly counters: () => readonly ListenerCounters[];
   readonly unready: () => readonly string[];
+  readonly discovery: () => readonly DiscoveryStream[];
+  readonly health: HealthSources;
 }
 
 /** The registry behind GET /metrics. */
@@ -57,11 +61,6 @@ export function openMetrics(sources: MetricSources): Registry {
     labelNames: ['listener'] as const,
     ...on,
   });
-  const health = new Gauge({
-    name: 'udp_fanout_downstream_health',
-    help: '1: the downstream is in use; 0: its probes failed',
-    ...endpoints,
-  });
   const downstream = new Counter({
     name: 'udp_fanout_downstream_packets_total',
     help: 'Datagrams sent to the downstream',
@@ -78,7 +77,14 @@ export function openMetrics(sources: MetricSources): Registry {
     1,
   );
 
-  const all = [received, forwarded, dropped, toStack, bytesReceived, bytesForwarded, active, health, downstream];
+  const deaths = new Counter({
+    name: 'udp_fanout_worker_deaths_total',
+    help: 'Threads that forwarded for the listener, died and were started again',
+    labelNames: ['listener'] as const,
+    ...on,
+  });
+
+  const all = [received, forwarded, dropped, toStack, bytesReceived, bytesForwarded, active, downstream, deaths];
   const read = () => {
     const rows = sources.counters();
     for (const metric of all) metric.reset();
@@ -91,9 +97,9 @@ export function openMetrics(sources: MetricSources): Registry {
       for (const [reason, count] of row.dropped) dropped.inc({ ...labels, reason }, count);
       for (const [reason, count] of row.toStack) toStack.inc({ ...labels, reason }, count);
       active.set({ listener: row.listener.name }, row.downstreams.size);
+      if (row.workerDeaths !== undefined) deaths.inc({ listener: row.listener.name }, row.workerDeaths);
       for (const [endpoint, count] of row.downstreams) {
         downstream.inc({ listener: row.listener.name, endpoint }, count);
-        health.set({ listener: row.listener.name, endpoint }, 1);
       }
     }
   };
@@ -108,5 +114,7 @@ export function openMetrics(sources: MetricSources): Registry {
       }
     },
   });
+  registerDiscovery(registry, sources.discovery);
+  registerHealth(registry, sources.listeners, sources.health);
   return registry;
 }

@@ -9,6 +9,8 @@ export interface ServerOptions {
   readonly registry: Registry;
   /** What is not ready; empty when all is. */
   readonly unready: () => readonly string[];
+  /** What is worth a look though all is ready, a line each. */
+  readonly remarks: () => readonly string[];
 }
 
 export interface Server {
@@ -21,7 +23,7 @@ export class ServerUnavailable extends Error {
 }
 
 /** Listens; throws ServerUnavailable. */
-export async function openServer({ bind, path, registry, unready }: ServerOptions): Promise<Server> {
+export async function openServer({ bind, path, registry, unready, remarks }: ServerOptions): Promise<Server> {
   const server = fastify({ logger: false, forceCloseConnections: true });
   server.get(path, async (_request, reply) => reply.type(registry.contentType).send(await registry.metrics()));
   server.get('/healthz', async (_request, reply) => reply.type('text/plain').send('ok\n'));
@@ -31,7 +33,7 @@ export async function openServer({ bind, path, registry, unready }: ServerOption
     return reply
       .code(ready ? 200 : 503)
       .type('text/plain')
-      .send(ready ? 'ok\n' : `not ready: ${missing.join(', ')}\n`);
+      .send([ready ? 'ok' : `not ready: ${missing.join(', ')}`, ...remarks(), ''].join('\n'));
   });
   try {
     await server.listen({ host: bind.ip, port: bind.port });

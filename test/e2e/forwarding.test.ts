@@ -1,4 +1,4 @@
-/** Real datagrams through the real agent on the topologies of real clusters. */
+/** Real datagrams through the real agent on the topologies of real clusters, by the kernel path and by userspace. */
 import { afterEach, describe, expect, test } from 'vitest';
 import { type Agent, startAgent } from '../lab/agent.ts';
 import type { Host, Pod, Topology } from '../lab/host.ts';
@@ -11,6 +11,7 @@ import { type Receivers, receive, type SendOptions, type Sent, send } from '../l
 import { union } from '../lab/union.ts';
 import { config, listener } from './configs.ts';
 import { ledger } from './conservation.ts';
+import { inMode, MODES, type Mode } from './modes.ts';
 
 const obstacle = labObstacle();
 const cleanUps: (() => unknown)[] = [];
@@ -23,10 +24,10 @@ function built<T extends Topology>(topology: T): T {
   return topology;
 }
 
-async function attached(node: Host, ...listeners: ReturnType<typeof listener>[]): Promise<Agent> {
-  const agent = startAgent(node, config(...listeners));
+async function started(mode: Mode, node: Host, ...listeners: ReturnType<typeof listener>[]): Promise<Agent> {
+  const agent = startAgent(node, config(...listeners.map((one) => inMode(mode, one))));
   cleanUps.push(() => agent.stop());
-  await agent.waitFor(/attached TC eBPF program to ingress/);
+  await agent.waitFor(mode.ready);
   return agent;
 }
 
@@ -57,76 +58,85 @@ async function expectEvenSpread(
   return sent;
 }
 
-describe.skipIf(obstacle)(`T1, the guide's base${obstacle ? ` (skipped: ${obstacle})` : ''}`, () => {
-  const variants: [string, T1Options][] = [
-    ['routed pods', { wiring: 'routed' }],
-    ['bridged pods', { wiring: 'bridged' }],
-    ['checksums left to the hardware', { checksums: 'offloaded' }],
-    ['ip_forward 0', { ipForward: 0 }],
-    ['one pod', { pods: 1 }],
-    ['seven pods', { pods: 7 }],
-  ];
+describe.skipIf(obstacle).each(MODES)(
+  `$name: T1, the guide's base${obstacle ? ` (skipped: ${obstacle})` : ''}`,
+  (mode) => {
+    const variants: [string, T1Options][] = [
+      ['routed pods', { wiring: 'routed' }],
+      ['bridged pods', { wiring: 'bridged' }],
+      ['checksums left to the hardware', { checksums: 'offloaded' }],
+      ['ip_forward 0', { ipForward: 0 }],
+      ['one pod', { pods: 1 }],
+      ['seven pods', { pods: 7 }],
+    ];
 
-  test.each(variants)('%s: each datagram to one pod, in turn, as it was sent', async (_, options) => {
-    const { client, node, pods } = built(t1(options));
-    const agent = await attached(node, listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods }));
-    const source = '10.0.0.9:40000';
-    const sent = await expectEvenSpread(client, pods, { to: '10.0.0.1:9000', count: 3000, source, ttl: 63 });
-    expect(await ledger(agent, 'test')).toMatchObject({
-      received: sent.count,
-      forwarded: sent.count,
-      toStack: {},
-      dropped: {},
+    test.each(variants)('%s: each datagram to one pod, in turn, as it was sent', async (_, options) => {
+      const { client, node, pods } = built(t1(options));
+      const agent = await started(mode, node, listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods }));
+      const source = '10.0.0.9:40000';
+      const sent = await expectEvenSpread(client, pods, {
+        to: '10.0.0.1:9000',
+        count: 3000,
+        source,
+        ttl: 64 - mode.hop,
+      });
+      expect(await ledger(agent, 'test')).toMatchObject({
+        received: sent.count,
+        forwarded: sent.count,
+        toStack: {},
+        dropped: {},
+      });
     });
-  });
 
-  test.each([16, 512, 1472])('%i bytes of payload arrive whole', async (size) => {
-    const { client, node, pods } = built(t1());
-    await attached(node, listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods }));
-    const source = '10.0.0.9:40000';
-    await expectEvenSpread(client, pods, { to: '10.0.0.1:9000', count: 300, size, source, ttl: 63 });
-  });
+    test.each([16, 512, 1472])('%i bytes of payload arrive whole', async (size) => {
+      const { client, node, pods } = built(t1());
+      await started(mode, node, listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods }));
+      const source = '10.0.0.9:40000';
+      await expectEvenSpread(client, pods, { to: '10.0.0.1:9000', count: 300, size, source, ttl: 64 - mode.hop });
+    });
 
-  test('fragments follow their first one', async () => {
-    const { client, node, pods } = built(t1());
-    const agent = await attached(node, listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods }));
-    const source = '10.0.0.9:40000';
-    const big = { to: '10.0.0.1:9000', count: 300, size: 4000, rate: 5000, source, ttl: 63 };
-    await expectEvenSpread(client, pods, big);
-    expect(await ledger(agent, 'test')).toMatchObject({ received: 300, forwarded: 300, toStack: {} });
-  });
+    test('fragments follow their first one', async () => {
+      const { client, node, pods } = built(t1());
+      const agent = await started(mode, node, listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods }));
+      const source = '10.0.0.9:40000';
+      const big = { to: '10.0.0.1:9000', count: 300, size: 4000, rate: 5000, source, ttl: 64 - mode.hop };
+      await expectEvenSpread(client, pods, big);
+      expect(await ledger(agent, 'test')).toMatchObject({ received: 300, forwarded: 300, toStack: {} });
+    });
 
-  test('a packet that holds many datagrams is counted as many', async () => {
-    const { client, node, pods } = built(t1({ checksums: 'offloaded' }));
-    const agent = await attached(node, listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods }));
-    const at = await receivers(pods);
-    const sent = await send(client, { to: '10.0.0.1:9000', count: 1920, size: 200, segments: 32, cpu: 0 });
-    const report = await at.report({ expect: sent.count });
-    expect(union(report, sent)).toEqual({ received: 1920, missing: [], duplicated: [] });
-    expect(await ledger(agent, 'test')).toMatchObject({ received: 1920, forwarded: 1920 });
-  });
+    test('a packet that holds many datagrams is counted as many', async () => {
+      const { client, node, pods } = built(t1({ checksums: 'offloaded' }));
+      const agent = await started(mode, node, listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods }));
+      const at = await receivers(pods);
+      const sent = await send(client, { to: '10.0.0.1:9000', count: 1920, size: 200, segments: 32, cpu: 0 });
+      const report = await at.report({ expect: sent.count });
+      expect(union(report, sent)).toEqual({ received: 1920, missing: [], duplicated: [] });
+      expect(await ledger(agent, 'test')).toMatchObject({ received: 1920, forwarded: 1920 });
+    });
 
-  test('what is not the listener’s reaches whom it is for', async () => {
-    const { client, node, pods } = built(t1());
-    const agent = await attached(node, listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods }));
-    const atNode = await receivers([node], 9001);
-    const otherPort = await send(client, { to: '10.0.0.1:9001', count: 100 });
-    expect((await atNode.report({ expect: 100 })).count).toBe(otherPort.count);
-    // Transit: another node's choice, with the listener's own port, stays what it is.
-    const atPods = await receivers(pods);
-    const transit = await send(client, { to: pods[1]!.address, count: 100 });
-    const report = await atPods.report({ expect: 100 });
-    expect(report.receivers.map(({ count }) => count)).toEqual([0, transit.count, 0]);
-    expect(await ledger(agent, 'test')).toMatchObject({ received: 0, forwarded: 0 });
-  });
-});
+    test('what is not the listener’s reaches whom it is for', async () => {
+      const { client, node, pods } = built(t1());
+      const agent = await started(mode, node, listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods }));
+      const atNode = await receivers([node], 9001);
+      const otherPort = await send(client, { to: '10.0.0.1:9001', count: 100 });
+      expect((await atNode.report({ expect: 100 })).count).toBe(otherPort.count);
+      // Transit: another node's choice, with the listener's own port, stays what it is.
+      const atPods = await receivers(pods);
+      const transit = await send(client, { to: pods[1]!.address, count: 100 });
+      const report = await atPods.report({ expect: 100 });
+      expect(report.receivers.map(({ count }) => count)).toEqual([0, transit.count, 0]);
+      expect(await ledger(agent, 'test')).toMatchObject({ received: 0, forwarded: 0 });
+    });
+  },
+);
 
-describe.skipIf(obstacle)(
-  `T2, a VIP on no interface, vxlan, 80 to 8080${obstacle ? ` (skipped: ${obstacle})` : ''}`,
-  () => {
+describe.skipIf(obstacle).each(MODES)(
+  `$name: T2, a VIP, vxlan, 80 to 8080${obstacle ? ` (skipped: ${obstacle})` : ''}`,
+  (mode) => {
     test.each([1, 0] as const)('ip_forward %i: pods here and behind the vxlan get their share', async (ipForward) => {
       const { client, vm2, vip, pods } = built(t2({ ipForward }));
-      const agent = await attached(vm2, listener({ bind: vip.address, interface: 'ens3.100', downstream: pods }));
+      mode.takeVip(vm2, vip.ip);
+      const agent = await started(mode, vm2, listener({ bind: vip.address, interface: 'ens3.100', downstream: pods }));
       const at = await receivers(pods);
       const source = `${client.ip}:40000`;
       const sent = await send(client, { to: vip.address, from: source, count: 3000, cpu: 0, rate: 20_000 });
@@ -142,39 +152,45 @@ describe.skipIf(obstacle)(
   },
 );
 
-describe.skipIf(obstacle)(`T5, two VIPs with one port${obstacle ? ` (skipped: ${obstacle})` : ''}`, () => {
-  test('each goes to its own pods, and neither takes what is for the node or for nobody', async () => {
-    const { client, vm2, first, second, unrelated } = built(t5());
-    const agent = await attached(
-      vm2,
-      listener({ name: 'first', bind: first.address, interface: 'ens3.100', downstream: first.pods }),
-      listener({ name: 'second', bind: second.address, interface: 'ens3.100', downstream: second.pods }),
-    );
-    const at = await receivers([...first.pods, ...second.pods]);
-    const atNode = await receivers([vm2], 80);
-    const toFirst = await send(client, { to: first.address, count: 1000, cpu: 0 });
-    const toSecond = await send(client, { to: second.address, count: 500, cpu: 0 });
-    const toNode = await send(client, { to: `${vm2.ip}:80`, count: 200 });
-    await send(client, { to: `${unrelated}:80`, count: 100 });
-    const report = await at.report({ expect: 1500 });
-    expect(report.receivers.map(({ count }) => count)).toEqual([500, 500, 500]);
-    expect(union(report, toFirst)).toMatchObject({ received: 1000, missing: [], duplicated: [] });
-    expect(union(report, toSecond)).toMatchObject({ received: 500, missing: [], duplicated: [] });
-    expect((await atNode.report({ expect: 200 })).count).toBe(toNode.count);
-    expect(await ledger(agent, 'first')).toMatchObject({ received: 1000, forwarded: 1000 });
-    expect(await ledger(agent, 'second')).toMatchObject({ received: 500, forwarded: 500 });
-  });
-});
+describe.skipIf(obstacle).each(MODES)(
+  `$name: T5, two VIPs with one port${obstacle ? ` (skipped: ${obstacle})` : ''}`,
+  (mode) => {
+    test('each goes to its own pods, and neither takes what is for the node or for nobody', async () => {
+      const { client, vm2, first, second, unrelated } = built(t5());
+      for (const { ip } of [first, second]) mode.takeVip(vm2, ip);
+      const atNode = await receivers([vm2], 80);
+      const agent = await started(
+        mode,
+        vm2,
+        listener({ name: 'first', bind: first.address, interface: 'ens3.100', downstream: first.pods }),
+        listener({ name: 'second', bind: second.address, interface: 'ens3.100', downstream: second.pods }),
+      );
+      const at = await receivers([...first.pods, ...second.pods]);
+      const toFirst = await send(client, { to: first.address, count: 1000, cpu: 0 });
+      const toSecond = await send(client, { to: second.address, count: 500, cpu: 0 });
+      const toNode = await send(client, { to: `${vm2.ip}:80`, count: 200 });
+      await send(client, { to: `${unrelated}:80`, count: 100 });
+      const report = await at.report({ expect: 1500 });
+      expect(report.receivers.map(({ count }) => count)).toEqual([500, 500, 500]);
+      expect(union(report, toFirst)).toMatchObject({ received: 1000, missing: [], duplicated: [] });
+      expect(union(report, toSecond)).toMatchObject({ received: 500, missing: [], duplicated: [] });
+      expect((await atNode.report({ expect: 200 })).count).toBe(toNode.count);
+      expect(await ledger(agent, 'first')).toMatchObject({ received: 1000, forwarded: 1000 });
+      expect(await ledger(agent, 'second')).toMatchObject({ received: 500, forwarded: 500 });
+    });
+  },
+);
 
-describe.skipIf(obstacle)(
-  `T8, IPv6 over two nodes without encapsulation${obstacle ? ` (skipped: ${obstacle})` : ''}`,
-  () => {
+describe.skipIf(obstacle).each(MODES)(
+  `$name: T8, IPv6 over two nodes without encapsulation${obstacle ? ` (skipped: ${obstacle})` : ''}`,
+  (mode) => {
     test.each(['global', 'link-local'] as const)('next hop %s: pods on both nodes, source intact', async (nextHop) => {
       const { client, a, b, pods, vips } = built(t8({ nextHop }));
       const bind = `[${vips[0]}]:5514`;
+      for (const node of [a, b]) mode.takeVip(node, vips[0]);
       const agents = [
-        await attached(a, listener({ bind, interface: a.nic, downstream: pods })),
-        await attached(b, listener({ bind, interface: b.nic, downstream: pods })),
+        await started(mode, a, listener({ bind, interface: a.nic, downstream: pods })),
+        await started(mode, b, listener({ bind, interface: b.nic, downstream: pods })),
       ];
       const at = await receivers(pods);
       const from = Array.from({ length: 20 }, (_, index) => `[${client.ip}]:${40000 + index}`);
@@ -186,7 +202,8 @@ describe.skipIf(obstacle)(
         // Each node that the router's hash chose has its own round robin.
         expect(Math.abs(receiver.count - 1000)).toBeLessThanOrEqual(2);
         // Router, node: one hop each; and the other node's own forwarding for a pod that lives there. Never more.
-        expect(Object.keys(receiver.ttls).every((ttl) => Number(ttl) >= 61 && Number(ttl) <= 62)).toBe(true);
+        const [least, most] = [63 - 2 * mode.hop, 64 - 2 * mode.hop];
+        expect(Object.keys(receiver.ttls).every((ttl) => Number(ttl) >= least && Number(ttl) <= most)).toBe(true);
       }
       const books = await Promise.all(agents.map((agent) => ledger(agent, 'test')));
       expect(books.reduce((sum, { received }) => sum + received, 0)).toBe(sent.count);
@@ -196,7 +213,7 @@ describe.skipIf(obstacle)(
     test('two nodes that listen on the port of their pods do not play ping-pong', async () => {
       const { client, a, b, pods } = built(t8());
       const listen = (node: Host) => listener({ bind: '[::]:5514', interface: node.nic, downstream: pods });
-      const agents = [await attached(a, listen(a)), await attached(b, listen(b))];
+      const agents = [await started(mode, a, listen(a)), await started(mode, b, listen(b))];
       const at = await receivers(pods);
       const sent = await send(client, { to: `[${a.ip}]:5514`, count: 1000, cpu: 0 });
       const report = await at.report({ expect: 1000 });

@@ -3,7 +3,7 @@ import type { Log, LogLevel } from '../../agent/log.ts';
 import type { Endpoint, Listener } from '../../agent/model.ts';
 import type { Link } from '../../agent/netlink/link.ts';
 
-const SETTINGS = { maxPacketSize: 9000, batchSize: 64, workers: 0, pinCpus: true, recvBufSize: 0 };
+const SETTINGS = { maxPacketSize: 9000, batchSize: 64, workers: 0, pinCpus: true, recvBufSize: 0, maxSources: 512 };
 
 export function aListener(fields: Partial<Listener> = {}): Listener {
   const id = fields.id ?? 0;
@@ -14,6 +14,7 @@ export function aListener(fields: Partial<Listener> = {}): Listener {
     interfaces: ['eth0'],
     mode: 'tc_ebpf',
     source: { kind: 'static', endpoints: [] },
+    sourceMode: 'auto',
     settings: SETTINGS,
     ...fields,
   };

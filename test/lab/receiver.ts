@@ -65,6 +65,8 @@ function openReceiver({ name, namespace, bind: address }: ReceiverJob['sockets']
   const target = parseAddress(address);
   const [fd, before] = insideNamespace(namespace, () => {
     const opened = socket(target.family === 4 ? AF.INET : AF.INET6, SOCK.DGRAM | SOCK.NONBLOCK);
+    // On all addresses, but not in the way of one that is bound to a VIP and the same port.
+    setOption(opened, SOL.SOCKET, SO.REUSEADDR, 1);
     setOption(opened, SOL.SOCKET, SO.RCVBUFFORCE, job.buffer);
     if (target.family === 4) setOption(opened, SOL.IP, IP.RECVTTL, 1);
     else for (const option of [IPV6.V6ONLY, IPV6.RECVHOPLIMIT]) setOption(opened, SOL.IPV6, option, 1);

@@ -11,7 +11,7 @@ import { encodeU32, LAYOUT, VERDICTS } from '../../agent/datapath/tc/abi.ts';
 import { openTcDatapath } from '../../agent/datapath/tc/datapath.ts';
 import type { BpfMap } from '../../agent/datapath/tc/map.ts';
 import { PROGRAM } from '../../agent/datapath/tc/object.ts';
-import { wayOut } from '../../agent/datapath/tc/wayout.ts';
+import { waysOut } from '../../agent/datapath/tc/wayout.ts';
 import { check } from '../../agent/ffi/errno.ts';
 import { mapLookupBatch, mapNextKey, possibleCpus } from '../../agent/ffi/libbpf.ts';
 import type { Listener } from '../../agent/model.ts';
@@ -84,7 +84,7 @@ export class Rig<Name extends string> implements Disposable {
       objectPath: OBJECT,
       listeners: this.#names.map((name, id) => listenerOf(id, name, plans[name])),
       filters: (ifindex) => this.node.host.filters(ifindex),
-      wayOut: (address, interfaces) => wayOut(this.node.host, address, interfaces),
+      waysOut: (interfaces) => waysOut(this.node.host, interfaces),
     });
     this.apply(plans);
     const filter = this.node.host.filters(link('eth0')).find(({ bpfName }) => bpfName?.startsWith(PROGRAM));

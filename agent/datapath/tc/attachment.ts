@@ -38,6 +38,11 @@ export function attach(programFd: number, programId: number, link: Interface, li
   return true;
 }
 
+/** True if a program of ours is on the interface that is not this one: a dead agent's. */
+export function hasPredecessor(programId: number, ifindex: number, list: ListFilters): boolean {
+  return list(ifindex).some((filter) => isOurs(filter) && filter.bpfId !== programId);
+}
+
 /** Removes from the interface every filter that is ours and that `mine` picks; how many there were. */
 export function detach(ifindex: number, list: ListFilters, mine: (filter: Filter) => boolean = () => true): number {
   const ours = list(ifindex).filter((filter) => isOurs(filter) && mine(filter));

@@ -7,7 +7,7 @@ import type { Family, SocketAddress } from '../../address.ts';
 import { isWildcard } from '../../address.ts';
 import { possibleCpus } from '../../ffi/libbpf.ts';
 import type { Log } from '../../log.ts';
-import { LIMITS, type Listener } from '../../model.ts';
+import { LIMITS, type Listener, type SlotTable } from '../../model.ts';
 import {
   type Blueprint,
   type Datapath,
@@ -17,22 +17,16 @@ import {
   type ListenerCounters,
   type Problem,
 } from '../datapath.ts';
-import {
-  CONSTANTS,
-  encodeAddressKey,
-  encodeBind,
-  encodeBindKey,
-  encodeU32,
-  type NextHop,
-  tableIndex,
-  type WayOut,
-} from './abi.ts';
-import { attach, attachFailure, detach, type ListFilters } from './attachment.ts';
+import { CONSTANTS, encodeAddressKey, encodeBind, encodeBindKey, encodeU32, type NextHop, tableIndex } from './abi.ts';
+import { attach, attachFailure, detach, hasPredecessor, type ListFilters } from './attachment.ts';
 import { readTotals, staggerCursors } from './counters.ts';
 import { MapMirror } from './mirror.ts';
 import { type BpfObject, loadObject } from './object.ts';
-import { KernelTable, type Slot } from './table.ts';
+import { KernelTable } from './table.ts';
+import type { WaysOut } from './wayout.ts';
 
+/** How long a dead agent's program may go on for the sake of listeners whose downstreams are not known yet. */
+const HANDOVER_MS = 30_000;
 const MAX_RETIRED = 4 * LIMITS.downstreamsPerListener;
 
 export interface TcDependencies {
@@ -40,8 +34,8 @@ export interface TcDependencies {
   readonly objectPath: string;
   readonly listeners: readonly Listener[];
   readonly filters: ListFilters;
-  /** The way towards an address, needed only where the FIB refuses because forwarding is off. */
-  readonly wayOut: (address: SocketAddress, interfaces: readonly Interface[]) => WayOut | undefined;
+  /** Ways towards downstreams, needed only where the FIB refuses because forwarding is off; asked for once a pass. */
+  readonly waysOut: (interfaces: readonly Interface[]) => WaysOut;
 }
 
 /** Loads the program; attaches nothing yet. Throws DatapathUnavailable. */
@@ -60,7 +54,10 @@ class TcDatapath implements Datapath {
   readonly #retired = new Map<number, Map<string, number>>();
   readonly #addresses: MapMirror;
   readonly #binds: MapMirror;
+  /** The node's own addresses; the same object as long as they are the same. */
+  #local: ReadonlySet<string> = new Set();
   #attached = new Map<number, Interface>();
+  readonly #handoverUntil = Date.now() + HANDOVER_MS;
 
   constructor(dependencies: TcDependencies, object: BpfObject) {
     this.#with = dependencies;
@@ -73,13 +70,14 @@ class TcDatapath implements Datapath {
   apply(blueprint: Blueprint): readonly Problem[] {
     const problems: Problem[] = [];
     const local = new Set(blueprint.addresses.map(({ ip }) => ip));
-    const ready = blueprint.listeners.filter((one) => this.#applyTables(one, local, problems));
+    if (local.symmetricDifference(this.#local).size > 0) this.#local = local;
+    const ready = blueprint.listeners.filter((one) => this.#applyTables(one, problems));
     const addresses = this.#addresses.diff(wantedAddresses(blueprint));
     const binds = this.#binds.diff(wantedBinds(ready));
     addresses.add();
     binds.add();
     this.#object.ports.put(encodeU32(0), wantedPorts(ready));
-    this.#applyAttachments(ready, problems);
+    this.#applyAttachments(blueprint.listeners, ready, problems);
     binds.remove();
     addresses.remove();
     return problems;
@@ -102,17 +100,11 @@ class TcDatapath implements Datapath {
   }
 
   /** True if the listener has all its tables, so that its bind may lead to them. */
-  #applyTables(one: ListenerBlueprint, local: ReadonlySet<string>, problems: Problem[]): boolean {
-    const { listener, tables } = one;
-    const hop = (address: SocketAddress): NextHop =>
-      local.has(address.ip) ? { local: true } : { local: false, wayOut: this.#with.wayOut(address, one.interfaces) };
+  #applyTables({ listener, interfaces, tables }: ListenerBlueprint, problems: Problem[]): boolean {
+    const ways = this.#with.waysOut(interfaces);
     try {
-      let changed = false;
-      for (const { family, slots } of tables) {
-        const wanted = slots.map(({ address }) => ({ address, hop: hop(address) }));
-        changed = this.#applyTable(listener, family, wanted) || changed;
-      }
-      if (changed) {
+      const changed = tables.filter((table) => this.#applyTable(listener, table, ways));
+      if (changed.length > 0) {
         const endpoints = new Set(tables.flatMap((table) => table.slots)).size;
         this.#with.log.info('updated tc_ebpf downstream set', { listener_id: listener.id, endpoints });
       }
@@ -120,14 +112,26 @@ class TcDatapath implements Datapath {
       const message = `failed to update the downstreams of listener "${listener.name}": ${(error as Error).message}`;
       problems.push({ subject: `endpoints(${listener.name})`, message });
     }
-    return tables.every(({ family }) => this.#tables.has(tableIndex(listener.id, family)));
+    return familiesOf(listener).every((family) => this.#tables.has(tableIndex(listener.id, family)));
   }
 
-  /** Replaces the table if it differs. The write to TABLES returns after the last datagram has left the old one. */
-  #applyTable(listener: Listener, family: Family, wanted: readonly Slot[]): boolean {
+  /**
+   * Replaces the table if it differs; true if it did. The write to TABLES returns after the last datagram has left the
+   * old one.
+   */
+  #applyTable(listener: Listener, { family, slots }: SlotTable, ways: WaysOut): boolean {
     const index = tableIndex(listener.id, family);
     const old = this.#tables.get(index);
-    if (old?.holds(wanted)) return false;
+    // A way out may change without a word, so where one is needed nothing is taken as known.
+    const basis = ways.needed(family) ? undefined : { slots, local: this.#local };
+    if (old && basis && old.basis?.slots === slots && old.basis.local === this.#local) return false;
+    const hop = (address: SocketAddress): NextHop =>
+      this.#local.has(address.ip) ? { local: true } : { local: false, wayOut: ways.find(address) };
+    const wanted = slots.map(({ address }) => ({ address, hop: hop(address) }));
+    if (old?.holds(wanted)) {
+      old.basis = basis;
+      return false;
+    }
     const table = new KernelTable(wanted, this.#cpus);
     try {
       this.#object.tables.put(encodeU32(index), encodeU32(table.fd));
@@ -135,6 +139,7 @@ class TcDatapath implements Datapath {
       table.close();
       throw error;
     }
+    table.basis = basis;
     this.#tables.set(index, table);
     if (old) this.#retire(listener, old);
     return true;
@@ -162,24 +167,41 @@ class TcDatapath implements Datapath {
     return new Map([...live].map(([key, count]) => [key, count + (retired?.get(key) ?? 0)]));
   }
 
-  #applyAttachments(ready: readonly ListenerBlueprint[], problems: Problem[]): void {
-    const wanted = new Map(ready.flatMap(({ interfaces }) => interfaces.map((link) => [link.index, link] as const)));
+  #applyAttachments(
+    planned: readonly ListenerBlueprint[],
+    ready: readonly ListenerBlueprint[],
+    problems: Problem[],
+  ): void {
+    const links = (of: readonly ListenerBlueprint[]) =>
+      new Map(of.flatMap(({ interfaces }) => interfaces.map((link) => [link.index, link] as const)));
+    const wanted = links(ready);
+    const waiting = links(planned.filter((one) => !ready.includes(one)));
     for (const index of this.#attached.keys()) {
       if (wanted.has(index)) continue;
       this.#detach(index);
       this.#attached.delete(index);
     }
     for (const link of wanted.values()) {
-      try {
-        if (!attach(this.#object.programFd, this.#object.programId, link, this.#with.filters)) continue;
-        this.#attached.set(link.index, link);
-        this.#with.log.info('attached TC eBPF program to ingress', { interface: link.name });
-      } catch (error) {
-        problems.push({
-          subject: `attachment(${link.name})`,
-          message: `${attachFailure(error)} interface="${link.name}"`,
-        });
-      }
+      if (waiting.has(link.index) && this.#predecessorServes(link)) continue;
+      this.#attach(link, problems);
+    }
+  }
+
+  /** A dead agent's program knows downstreams of listeners that we still wait for, so for a while it stays. */
+  #predecessorServes({ index }: Interface): boolean {
+    return Date.now() < this.#handoverUntil && hasPredecessor(this.#object.programId, index, this.#with.filters);
+  }
+
+  #attach(link: Interface, problems: Problem[]): void {
+    try {
+      const attached = attach(this.#object.programFd, this.#object.programId, link, this.#with.filters);
+      this.#attached.set(link.index, link);
+      if (attached) this.#with.log.info('attached TC eBPF program to ingress', { interface: link.name });
+    } catch (error) {
+      problems.push({
+        subject: `attachment(${link.name})`,
+        message: `${attachFailure(error)} interface="${link.name}"`,
+      });
     }
   }
 

@@ -4,6 +4,7 @@ import { formatAddress, type SocketAddress } from '../../address.ts';
 import { check } from '../../ffi/errno.ts';
 import * as libbpf from '../../ffi/libbpf.ts';
 import { libc } from '../../ffi/libc.ts';
+import type { Downstream } from '../../model.ts';
 import { CONSTANTS, counterCells, encodeSlots, encodeU32, LAYOUT, type NextHop } from './abi.ts';
 
 const { ENOENT } = constants.errno;
@@ -14,8 +15,16 @@ export interface Slot {
   readonly hop: NextHop;
 }
 
+/** What a table was made from, by identity: the same objects again make the same table. */
+export interface Basis {
+  readonly slots: readonly Downstream[];
+  readonly local: ReadonlySet<string>;
+}
+
 export class KernelTable {
   readonly fd: number;
+  /** Undefined where it also depends on what cannot be told apart by identity. */
+  basis: Basis | undefined;
   readonly #slots: readonly Slot[];
   readonly #cpus: number;
   readonly #cells: Uint8Array;

@@ -8,12 +8,26 @@ import type { Host } from '../../netlink/host.ts';
 import type { Interface } from '../datapath.ts';
 import type { WayOut } from './abi.ts';
 
-/** The way towards `address` if one of `interfaces` does not forward its family, and there is one. */
-export function wayOut(host: Host, address: SocketAddress, interfaces: readonly Interface[]): WayOut | undefined {
-  if (interfaces.every(({ name }) => forwards(address.family, name))) return undefined;
-  const route = host.route(address);
-  const link = route && host.links().find(({ index }) => index === route.ifindex);
-  return link && { ifindex: link.index, mtu: Math.min(link.mtu, route.mtu ?? link.mtu) };
+export interface WaysOut {
+  /** Whether the family's downstreams need a way out of their own, since the FIB will not name one. */
+  needed(family: Family): boolean;
+  /** The way towards an address, if it is needed and there is one. */
+  find(address: SocketAddress): WayOut | undefined;
+}
+
+/**
+ * Answers for one pass over a listener's downstreams: what is the same for all of them, whether all of `interfaces`
+ * forward the family and which links there are, is read once and only if it is asked for.
+ */
+export function waysOut(host: Host, interfaces: readonly Interface[]): WaysOut {
+  const needed = once((family: Family) => !interfaces.every(({ name }) => forwards(family, name)));
+  const mtuOf = once((ifindex: number) => host.links().find(({ index }) => index === ifindex)?.mtu);
+  const find = (address: SocketAddress): WayOut | undefined => {
+    const route = needed(address.family) ? host.route(address) : undefined;
+    const mtu = route && mtuOf(route.ifindex);
+    return route && mtu !== undefined ? { ifindex: route.ifindex, mtu: Math.min(mtu, route.mtu ?? mtu) } : undefined;
+  };
+  return { needed, find };
 }
 
 /** net.ipv4.conf.NAME.forwarding; true where it cannot be read, since the FIB decides in the end. */
@@ -23,4 +37,12 @@ function forwards(family: Family, name: string): boolean {
   } catch {
     return true;
   }
+}
+
+function once<K, V>(ask: (key: K) => V): (key: K) => V {
+  const known = new Map<K, V>();
+  return (key) => {
+    if (!known.has(key)) known.set(key, ask(key));
+    return known.get(key) as V;
+  };
 }

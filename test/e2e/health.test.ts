@@ -1,0 +1,251 @@
+/** Health against real pods: real ICMP and ICMPv6, real links that go down, real filters, a real want of capabilities. */
+import { once } from 'node:events';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, describe, expect, test } from 'vitest';
+import { type Agent, type AgentOptions, startAgent } from '../lab/agent.ts';
+import type { Host, Pod, Topology } from '../lab/host.ts';
+import { labObstacle } from '../lab/lab.ts';
+import { t1 } from '../lab/t1.ts';
+import { t8 } from '../lab/t8.ts';
+import { type Receivers, receive, send, startSending } from '../lab/traffic.ts';
+import { union } from '../lab/union.ts';
+import { config, listener } from './configs.ts';
+import { ledger } from './conservation.ts';
+
+const INTERVAL_MS = 1000;
+const TIMEOUT_MS = 500;
+/** For a machine with two busy cores; the promise itself has none. */
+const SLACK_MS = 400;
+const RATE = 2000;
+
+const obstacle = labObstacle();
+const cleanUps: (() => unknown)[] = [];
+afterEach(async () => {
+  for (const cleanUp of cleanUps.splice(0).reverse()) await cleanUp();
+});
+
+function built<T extends Topology>(topology: T): T {
+  cleanUps.push(() => topology.close());
+  return topology;
+}
+
+interface Options extends AgentOptions {
+  readonly health?: object;
+}
+
+/** The agent with health checks as quick as they can be. */
+async function started(node: Host, bind: string, pods: readonly Pod[], { health = {}, ...options }: Options = {}) {
+  const quick = { interval_secs: INTERVAL_MS / 1000, timeout_secs: TIMEOUT_MS / 1000, ...health };
+  const wanted = config(listener({ bind, interface: node.nic, downstream: pods }));
+  const agent = startAgent(node, { ...wanted, health: quick }, options);
+  cleanUps.push(() => agent.stop());
+  await agent.waitFor(/attached TC eBPF program to ingress/);
+  return agent;
+}
+
+/** Waits until every downstream's condition comes from answers. */
+async function probed(agent: Agent, answers: number): Promise<void> {
+  const deadline = Date.now() + 5000;
+  while ((await probes(agent, 'answered')) < answers) {
+    if (Date.now() > deadline) throw new Error(`no ${answers} answers in 5 s; its log:\n${agent.lines.join('\n')}`);
+    await sleep(50);
+  }
+}
+
+async function probes(agent: Agent, outcome: string): Promise<number> {
+  return (await agent.metrics()).get(`udp_fanout_health_probes_total{outcome="${outcome}"}`) ?? 0;
+}
+
+async function health(agent: Agent, pods: readonly Pod[]): Promise<readonly (number | undefined)[]> {
+  const metrics = await agent.metrics();
+  return pods.map(({ address }) => metrics.get(`udp_fanout_downstream_health{listener="test",endpoint="${address}"}`));
+}
+
+/** When a log line was written, as performance.now() would have it. */
+const timeOf = (line: string) => Date.parse(line.slice(0, 24)) - performance.timeOrigin;
+
+/** Lines that the operator finds with the guide's grep. */
+const failures = (agent: Agent) => agent.lines.filter((line) => /health.*failed/.test(line));
+
+interface Death {
+  readonly client: Host;
+  readonly agent: Agent;
+  readonly to: string;
+  readonly pods: readonly Pod[];
+  readonly dead: Pod;
+  readonly die: () => void;
+}
+
+/** Numbered datagrams while a receiver dies: what is lost is lost between its death and its way out of the table. */
+async function expectOutInTime({ client, agent, to, pods, dead, die }: Death): Promise<Receivers> {
+  const at = await receive(pods);
+  cleanUps.push(() => at.close());
+  const sending = startSending(client, { to, rate: RATE, cpu: 0 });
+  await sleep(200);
+  const from = agent.lines.length;
+  const died = performance.now();
+  die();
+  const line = await agent.waitFor(/health probe failed/, { from });
+  expect(line).toContain(`listener="test" downstream="${dead.address}" protocol="icmp" cause="no answer in 0.5 s`);
+  expect(line).toContain('next="out of use until 2 probes in a row are answered"');
+  const updated = await agent.waitFor(new RegExp(`updated tc_ebpf downstream set .*endpoints=${pods.length - 1}$`), {
+    from,
+  });
+  expect(timeOf(updated) - died).toBeLessThanOrEqual(INTERVAL_MS + TIMEOUT_MS + SLACK_MS);
+  await sleep(200);
+  const sent = await sending.stop();
+  const report = await at.report({ quiet: 200 });
+  const { missing, duplicated } = union(report, sent);
+  expect(duplicated).toEqual([]);
+  // Lost numbers lie close together: from the death to the new table.
+  const lostFor = ((missing.at(-1)!.last - missing[0]!.first) / sent.count) * sent.ms;
+  expect(lostFor).toBeLessThanOrEqual(INTERVAL_MS + TIMEOUT_MS + SLACK_MS);
+  const after = await send(client, { to, count: 300 });
+  expect(union(await at.report({ expect: 300 }), after)).toEqual({ received: 300, missing: [], duplicated: [] });
+  expect(await health(agent, pods)).toEqual(pods.map((pod) => (pod === dead ? 0 : 1)));
+  expect((await agent.metrics()).get('udp_fanout_downstream_active{listener="test"}')).toBe(pods.length - 1);
+  return at;
+}
+
+const skipped = obstacle ? ` (skipped: ${obstacle})` : '';
+
+describe.skipIf(obstacle)(`a receiver whose link goes down${skipped}`, () => {
+  test('is out within interval + timeout, and back when its link is', async () => {
+    const { client, node, pods } = built(t1({ wiring: 'bridged' }));
+    const agent = await started(node, '0.0.0.0:9000', pods);
+    await probed(agent, 3);
+    const dead = pods[1]!;
+    const set = (state: 'up' | 'down') => node.namespace.ip([`link set ${dead.hostInterface} ${state}`]);
+    const at = await expectOutInTime({ client, agent, to: '10.0.0.1:9000', pods, dead, die: () => set('down') });
+    expect(await agent.get('/readyz')).toMatchObject({ status: 200, body: 'ok\n' });
+
+    const from = agent.lines.length;
+    set('up');
+    const recovered = await agent.waitFor(/health recovered/, { from });
+    expect(recovered).toContain(`downstream="${dead.address}" protocol="icmp" answered=2 next="in use again"`);
+    await agent.waitFor(/updated tc_ebpf downstream set .*endpoints=3$/, { from });
+    const sent = await send(client, { to: '10.0.0.1:9000', count: 300, cpu: 0 });
+    const report = await at.report({ expect: 300 });
+    expect(union(report, sent)).toEqual({ received: 300, missing: [], duplicated: [] });
+    expect(report.receivers.every(({ count }) => count >= 99)).toBe(true);
+    expect(await ledger(agent, 'test')).toMatchObject({ dropped: {} });
+    expect(await health(agent, pods)).toEqual([1, 1, 1]);
+    expect(await probes(agent, 'unsent')).toBe(0);
+  });
+
+  test('is out as soon over IPv6, on another node', async () => {
+    const { client, router, a, b, pods, vips } = built(t8());
+    // Node b has no agent.
+    router.namespace.ip([`route add ${vips[0]} via ${a.ip}`]);
+    const agent = await started(a, `[${vips[0]}]:5514`, pods);
+    await probed(agent, 2);
+    const dead = pods[1];
+    const die = () => b.namespace.ip([`link set ${dead.hostInterface} down`]);
+    await expectOutInTime({ client, agent, to: `[${vips[0]}]:5514`, pods, dead, die });
+  });
+
+  test('is out long before its next probe is due where the kernel cannot resolve it', async () => {
+    const { client, node, pods } = built(t1({ pods: 2 }));
+    const agent = await started(node, '0.0.0.0:9000', pods, { health: { interval_secs: 60 } });
+    // The first downstream is probed at once, the second after 37 s.
+    await probed(agent, 1);
+    const dead = pods[0]!;
+    node.namespace.sysctl({ [`net/ipv4/neigh/${dead.hostInterface}/retrans_time_ms`]: 100 });
+    dead.namespace.ip(['link set eth0 down']);
+    const sending = startSending(client, { to: '10.0.0.1:9000', rate: 100 });
+    const line = await agent.waitFor(/health probe failed/);
+    await sending.stop();
+    expect(line).toContain(`downstream="${dead.address}" protocol="icmp" cause="no answer in 0.5 s, neighbour failed"`);
+    expect((await agent.metrics()).get('udp_fanout_health_hints_total{hint="neighbour_failed"}')).toBeGreaterThan(0);
+  });
+});
+
+describe.skipIf(obstacle)(`probes that say too much${skipped}`, () => {
+  test('where every receiver filters ICMP, forwarding is as without health, and one line says so', async () => {
+    const { client, node, pods } = built(t1());
+    const agent = await started(node, '0.0.0.0:9000', pods);
+    await probed(agent, 3);
+    const at = await receive(pods);
+    cleanUps.push(() => at.close());
+    const sending = startSending(client, { to: '10.0.0.1:9000', rate: RATE, cpu: 0 });
+    const from = agent.lines.length;
+    for (const { namespace } of pods) {
+      namespace.run('nft', ['add table inet filter; add chain inet filter in { type filter hook input priority 0; }']);
+      namespace.run('nft', ['add rule inet filter in icmp type echo-request drop']);
+    }
+    await agent.waitFor(/WARN health probes of all downstreams failed: all stay in use \(fail_open\) listener="test"/, {
+      from,
+    });
+    await agent.waitFor(/updated tc_ebpf downstream set .*endpoints=3$/, { from });
+    const sent = await sending.stop();
+    const report = await at.report({ expect: sent.count });
+    expect(union(report, sent)).toEqual({ received: sent.count, missing: [], duplicated: [] });
+    const evenly = await send(client, { to: '10.0.0.1:9000', count: 300, cpu: 0 });
+    const spread = await at.report({ expect: evenly.count });
+    for (const { count } of spread.receivers) expect(Math.abs(count - 100)).toBeLessThanOrEqual(1);
+    expect(await health(agent, pods)).toEqual([0, 0, 0]);
+    expect((await agent.metrics()).get('udp_fanout_health_fail_open{listener="test"}')).toBe(1);
+    expect(await agent.get('/readyz')).toMatchObject({
+      status: 200,
+      body: 'ok\nhealth(test): the probes of all IPv4 downstreams failed: all stay in use (fail_open)\n',
+    });
+    expect(await ledger(agent, 'test')).toMatchObject({ dropped: {}, toStack: {} });
+
+    for (const { namespace } of pods) namespace.run('nft', ['delete table inet filter']);
+    await agent.waitFor(/health fail open ended/, { from });
+    expect(await agent.get('/readyz')).toMatchObject({ status: 200, body: 'ok\n' });
+  });
+
+  test('without NET_RAW the agent goes on, says once what is missing, and all stay in', async () => {
+    const { client, node, pods } = built(t1());
+    const under = ['setpriv', '--bounding-set', '-all,+bpf,+net_admin,+perfmon'];
+    const agent = await started(node, '0.0.0.0:9000', pods, { under });
+    const at = await receive(pods);
+    cleanUps.push(() => at.close());
+    const sent = await send(client, { to: '10.0.0.1:9000', count: 300 });
+    expect(union(await at.report({ expect: 300 }), sent)).toEqual({ received: 300, missing: [], duplicated: [] });
+    expect(failures(agent).map((line) => line.slice(25))).toEqual([
+      'WARN health probes failed to start: permission denied: missing capability NET_RAW: add it under securityContext.capabilities.add (k8s/daemonset.yaml) protocol="icmp" next="health is unknown and all downstreams stay in use"',
+    ]);
+    expect(await health(agent, pods)).toEqual([1, 1, 1]);
+    expect(await agent.get('/readyz')).toMatchObject({ status: 200, body: expect.stringContaining('NET_RAW') });
+  });
+});
+
+/** What receivers may do with a datagram; the agent's probes are the only ones that they hear. */
+const RECEIVERS = {
+  echoes: 's.send(m, f.port, f.address)',
+  silent: '',
+  lies: "s.send(Buffer.concat([m, Buffer.from('!')]), f.port, f.address)",
+};
+
+async function startReceiver({ namespace, port }: Pod, behaviour: keyof typeof RECEIVERS): Promise<void> {
+  const script = `const s = require('node:dgram').createSocket('udp4');
+    s.on('message', (m, f) => { ${RECEIVERS[behaviour]} }).bind(${port}, () => console.log('bound'));`;
+  const child = namespace.spawn(process.execPath, ['-e', script], { stdio: ['ignore', 'pipe', 'inherit'] });
+  await once(child.stdout!, 'data');
+}
+
+describe.skipIf(obstacle)(`udp_echo${skipped}`, () => {
+  test('takes in who echoes, and out who is silent, lies or has no receiver', async () => {
+    const { node, pods } = built(t1({ pods: 4 }));
+    const [echoes, silent, lies, none] = pods as [Pod, Pod, Pod, Pod];
+    await Promise.all([startReceiver(echoes, 'echoes'), startReceiver(silent, 'silent'), startReceiver(lies, 'lies')]);
+    const agent = await started(node, '0.0.0.0:9001', pods, { health: { protocol: 'udp_echo' } });
+    await agent.waitFor(/updated tc_ebpf downstream set .*endpoints=1$/);
+    expect(await health(agent, pods)).toEqual([1, 0, 0, 0]);
+    const causeOf = ({ address }: Pod) =>
+      /cause="([^"]*)"/.exec(failures(agent).find((line) => line.includes(address)) ?? '')?.[1];
+    expect([echoes, silent, lies, none].map(causeOf)).toEqual([
+      undefined,
+      'no answer in 0.5 s',
+      'none but wrong answers in 0.5 s',
+      'no answer in 0.5 s, port unreachable',
+    ]);
+    // Whoever mends his ways is taken in again.
+    const from = agent.lines.length;
+    await startReceiver(none, 'echoes');
+    await agent.waitFor(/health recovered .*10\.0\.1\.13:9000/, { from });
+    expect(await health(agent, pods)).toEqual([1, 0, 0, 1]);
+  });
+});

@@ -1,0 +1,415 @@
+/** The userspace datapath where it differs from the kernel path: sources, sizes, failures, its place as safety net. */
+import { readdirSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Worker } from 'node:worker_threads';
+import { afterEach, describe, expect, test } from 'vitest';
+import { openUserspaceDatapath } from '../../agent/datapath/userspace/datapath.ts';
+import { type StartThread, startThread } from '../../agent/datapath/userspace/pool.ts';
+import { buildTable } from '../../agent/table.ts';
+import { aListener, aLog, anEndpoint } from '../fake/words.ts';
+import { type Agent, startAgent } from '../lab/agent.ts';
+import type { Host, Topology } from '../lab/host.ts';
+import { labObstacle } from '../lab/lab.ts';
+import { AF, bind, SOCK, sendTo, socket } from '../lab/libc.ts';
+import { encodeSockaddr, parseAddress } from '../lab/sockaddr.ts';
+import { type T1, t1 } from '../lab/t1.ts';
+import { type Receivers, receive, send, startSending } from '../lab/traffic.ts';
+import { union } from '../lab/union.ts';
+import { config, listener } from './configs.ts';
+import { ledger } from './conservation.ts';
+
+const obstacle = labObstacle();
+const title = (text: string) => `${text}${obstacle ? ` (skipped: ${obstacle})` : ''}`;
+const cleanUps: (() => unknown)[] = [];
+afterEach(async () => {
+  for (const cleanUp of cleanUps.splice(0).reverse()) await cleanUp();
+});
+
+const CLIENT = '10.0.0.9:40000';
+const SETTINGS = { workers: 2, recv_buf_size: 64 << 20 };
+const ATTACHED = /attached TC eBPF program to ingress interface="eth0"/;
+const WORKING = /updated userspace downstream set/;
+
+function built<T extends Topology>(topology: T): T {
+  cleanUps.push(() => topology.close());
+  return topology;
+}
+
+/** Starts an agent with one userspace listener on 0.0.0.0:9000, and the given keys. */
+async function started(node: Host, downstream: readonly string[], keys: object = {}): Promise<Agent> {
+  const base = listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream });
+  const agent = startAgent(node, config({ ...base, mode: 'userspace', settings: SETTINGS, ...keys } as typeof base));
+  cleanUps.push(() => agent.stop());
+  await agent.waitFor(WORKING);
+  return agent;
+}
+
+async function receivers(...args: Parameters<typeof receive>): Promise<Receivers> {
+  const opened = await receive(...args);
+  cleanUps.push(() => opened.close());
+  return opened;
+}
+
+/** IPv6 beside T1's IPv4: fd00::9 and fd00::1 on the link, fd00:1::10 and so on in the pods. */
+function withIpv6({ client, node, pods }: T1): string[] {
+  client.namespace.ip(['addr add fd00::9/64 dev eth0 nodad', 'route add fd00:1::/64 via fd00::1']);
+  node.namespace.ip(['addr add fd00::1/64 dev eth0 nodad']);
+  return pods.map((pod, index) => {
+    pod.namespace.ip([`addr add fd00:1::1${index}/128 dev eth0 nodad`]);
+    node.namespace.ip([`route add fd00:1::1${index}/128 dev ${pod.hostInterface}`]);
+    return `[fd00:1::1${index}]:${pod.port}`;
+  });
+}
+
+/** Sends datagrams of any size, also such as have no room for a number. */
+function sendPlain({ namespace }: Host, to: string, size: number, count: number): void {
+  const address = encodeSockaddr(parseAddress(to));
+  const v4 = !to.startsWith('[');
+  namespace.inside(() => {
+    const fd = socket(v4 ? AF.INET : AF.INET6, SOCK.DGRAM);
+    bind(fd, encodeSockaddr({ family: v4 ? 4 : 6, ip: v4 ? '0.0.0.0' : '::', port: 0 }));
+    for (let i = 0; i < count; i++) expect(sendTo(fd, Buffer.alloc(size), size, address)).toBe(0);
+  });
+}
+
+describe.skipIf(obstacle)(title('userspace: sizes and families'), () => {
+  const sizes = [0, 1, 1472, 1473, 8972, 9000, 9001, 65507];
+
+  test.each([
+    ['nat', 9000],
+    ['preserve', 9000],
+    ['nat', 65507],
+    ['preserve', 65507],
+  ])('source %s, at most %i bytes: whole or counted, over both families of one socket', async (source, most) => {
+    const topology = built(t1());
+    const { client, node, pods } = topology;
+    const six = withIpv6(topology);
+    const settings = { ...SETTINGS, max_packet_size: most };
+    const downstream = [...pods.map(({ address }) => address), ...six];
+    const agent = await started(node, downstream, { bind: '[::]:9000', source, settings });
+    const at = [await receivers(pods, {}), await receivers(pods.map((pod, i) => ({ ...pod, ip: `fd00:1::1${i}` })))];
+    const count = 6;
+    for (const size of sizes) {
+      for (const [family, to] of ['10.0.0.1:9000', '[fd00::1]:9000'].entries()) {
+        sendPlain(client, to, size, count);
+        const expected = size <= most ? count : 0;
+        const report = await at[family]!.report({ expect: expected, quiet: expected ? 1000 : 20 });
+        expect(report.receivers.map((one) => [one.count, one.bytes])).toEqual(
+          pods.map(() => [expected / pods.length, (size * expected) / pods.length]),
+        );
+        const { InCsumErrors, NoPorts } = report.errors;
+        expect([InCsumErrors, NoPorts]).toEqual([0, 0]);
+      }
+    }
+    const large = sizes.filter((size) => size > most).length;
+    expect(await ledger(agent, 'test')).toMatchObject({
+      received: 2 * count * sizes.length,
+      dropped: large ? { truncated: 2 * count * large } : {},
+    });
+  });
+});
+
+describe.skipIf(obstacle)(title('userspace: sources'), () => {
+  test('nat: the node’s own address', async () => {
+    const { client, node, pods } = built(t1());
+    const agent = await started(node, [pods[0]!.address], { source: 'nat' });
+    const at = await receivers(pods.slice(0, 1));
+    await send(client, { to: '10.0.0.1:9000', from: CLIENT, count: 100 });
+    const [receiver] = (await at.report({ expect: 100 })).receivers;
+    expect(Object.keys(receiver!.sources).every((source) => source.startsWith('10.0.0.1:'))).toBe(true);
+    expect(receiver!.count).toBe(100);
+    expect(agent.lines.filter((line) => / WARN | ERROR /.test(line))).toEqual([]);
+  });
+
+  test('preserve: talkers and the long tail alike, in order, with few descriptors', async () => {
+    const { client, node, pods } = built(t1({ pods: 1 }));
+    const settings = { ...SETTINGS, max_sources: 4 };
+    const agent = await started(node, [pods[0]!.address], { source: 'preserve', settings });
+    const before = readdirSync(`/proc/${agent.pid}/fd`).length;
+    const at = await receivers(pods);
+    const from = Array.from({ length: 300 }, (_, i) => `10.9.${i >> 8}.${i & 255}:${20000 + i}`);
+    // In bursts of many from one source, and of one each from many.
+    const talk = await send(client, { to: '10.0.0.1:9000', from: from.slice(0, 12), count: 2400, segments: 20 });
+    const tail = await send(client, { to: '10.0.0.1:9000', from, count: 3000 });
+    const report = await at.report({ expect: talk.count + tail.count });
+    for (const sent of [talk, tail]) expect(union(report, sent)).toMatchObject({ missing: [], duplicated: [] });
+    const [receiver] = report.receivers;
+    const expected = Object.fromEntries(from.map((source, i) => [source, 10 + (i < 12 ? 200 : 0)]));
+    expect(receiver!.sources).toEqual(expected);
+    expect(receiver!.streams.every(({ outOfOrder }) => outOfOrder === 0)).toBe(true);
+    expect(report.payloadErrors + report.errors.InCsumErrors).toBe(0);
+    // Each of two workers: four clients' sockets, two raw ones, and their own of this host.
+    expect(readdirSync(`/proc/${agent.pid}/fd`).length - before).toBeLessThanOrEqual(2 * (4 + 2 + 2));
+  });
+});
+
+describe.skipIf(obstacle)(title('userspace: downstreams that fail'), () => {
+  test.each([
+    ['refused', 'nat', ['ECONNREFUSED']],
+    ['unroutable', 'nat', ['ENETUNREACH']],
+    ['unroutable', 'preserve', ['ENETUNREACH']],
+    ['silent', 'nat', ['EAGAIN', 'EHOSTUNREACH']],
+    ['silent', 'preserve', ['EAGAIN', 'EHOSTUNREACH']],
+  ])('one that is %s (%s) is counted by name and delays nobody', async (kind, source, reasons) => {
+    const { client, node, pods } = built(t1());
+    // Nobody listens on the pod's port 9; no route leads there; nobody answers for that neighbour.
+    const address = { refused: '10.0.1.12:9', unroutable: '203.0.113.1:9', silent: '10.0.0.77:9' }[kind]!;
+    const alive = pods.slice(0, 2);
+    const agent = await started(node, [...alive.map((pod) => pod.address), address], { source });
+    const at = await receivers(alive);
+    const sent = await send(client, { to: '10.0.0.1:9000', from: CLIENT, count: 3000, rate: 20_000 });
+    const start = performance.now();
+    const report = await at.report({ expect: 2000 });
+    expect(performance.now() - start).toBeLessThan(1000);
+    expect(report.receivers.map(({ count }) => count)).toEqual([1000, 1000]);
+    const { received, forwarded, dropped } = await ledger(agent, 'test');
+    expect([received, forwarded >= 2000]).toEqual([sent.count, true]);
+    expect(Object.keys(dropped).filter((reason) => !reasons.includes(reason))).toEqual([]);
+    if (kind === 'unroutable') expect(dropped).toEqual({ ENETUNREACH: 1000 });
+    if (kind === 'refused') expect(dropped.ECONNREFUSED).toBeGreaterThan(0);
+  });
+
+  test('what finds the receive buffer full is received and dropped, with its reason', async () => {
+    const { client, node, pods } = built(t1());
+    const settings = { workers: 1, recv_buf_size: 64 << 10 };
+    const agent = await started(
+      node,
+      pods.map(({ address }) => address),
+      { settings },
+    );
+    const at = await receivers(pods);
+    let arrived = 0;
+    agent.kill('SIGSTOP');
+    const many = await send(client, { to: '10.0.0.1:9000', from: CLIENT, count: 3000 });
+    agent.kill('SIGCONT');
+    arrived += (await at.report({ quiet: 200 })).count;
+    // The kernel tells of what it dropped with the next datagram that it does not drop.
+    const last = await send(client, { to: '10.0.0.1:9000', from: CLIENT, count: 10 });
+    arrived += (await at.report({ expect: last.count })).count;
+    const count = many.count + last.count;
+    const { received, forwarded, dropped } = await ledger(agent, 'test');
+    expect(received).toBe(count);
+    expect(forwarded).toBe(arrived);
+    expect(dropped).toEqual({ receive_buffer: count - arrived });
+    expect(arrived).toBeLessThan(count);
+  });
+});
+
+describe.skipIf(obstacle)(title('userspace: tables'), () => {
+  /** A datapath in this process, its threads and sockets in the node's namespace; and a way to apply downstreams. */
+  function inProcess(node: Host, options: { startThread?: StartThread } = {}) {
+    const settings = { maxPacketSize: 9000, batchSize: 64, workers: 2, recvBufSize: 64 << 20, maxSources: 16 };
+    const one = aListener({ mode: 'userspace', interfaces: [], settings: { ...settings, pinCpus: false } });
+    const log = aLog();
+    const datapath = openUserspaceDatapath({ log, listeners: [one], ...options });
+    cleanUps.push(() => datapath.close());
+    const apply = (ips: readonly string[]) => {
+      const table = buildTable(
+        4,
+        ips.map((ip) => anEndpoint(ip, 9000)),
+      );
+      return datapath.apply({
+        addresses: [{ family: 4, ip: '10.0.0.1' }],
+        listeners: [{ listener: one, interfaces: [], tables: [table] }],
+      });
+    };
+    return { datapath, log, apply: (ips: readonly string[]) => node.namespace.inside(() => apply(ips)) };
+  }
+
+  test('500 swaps under load: no gap, no duplicate, and nothing to one that is gone', async () => {
+    const { client, node, pods } = built(t1());
+    const { datapath, log, apply } = inProcess(node);
+    expect(apply(pods.map(({ ip }) => ip))).toEqual([]);
+    const at = await receivers(pods);
+    const sending = startSending(client, { to: '10.0.0.1:9000', from: CLIENT, rate: 20_000 });
+    for (let swap = 0; swap < 500; swap++) {
+      const gone = swap % 3;
+      expect(apply(pods.filter((_, index) => index !== gone).map(({ ip }) => ip))).toEqual([]);
+      await sleep(1);
+      if (swap % 50 !== 49) continue;
+      const before = (await at.peek()).receivers[gone]!.count;
+      await sleep(10);
+      expect((await at.peek()).receivers[gone]!.count).toBe(before);
+    }
+    const sent = await sending.stop();
+    const report = await at.report({ expect: sent.count });
+    expect(union(report, sent)).toEqual({ received: sent.count, missing: [], duplicated: [] });
+    expect(datapath.counters()).toMatchObject([{ received: sent.count, forwarded: sent.count, workerDeaths: 0 }]);
+    expect(log.lines.filter((line) => !/updated userspace downstream set/.test(line))).toEqual([]);
+  });
+
+  test('a worker that dies is started again, and what waited for it is forwarded', async () => {
+    const { client, node, pods } = built(t1());
+    let starts = 0;
+    const brokenAtFirst: StartThread = (job) =>
+      // In the node's namespace as well, where the first ones were started from.
+      ++starts > 2
+        ? node.namespace.inside(() => startThread(job))
+        : new Worker('throw new Error("broken")', { eval: true });
+    const { datapath, log, apply } = inProcess(node, { startThread: brokenAtFirst });
+    expect(apply(pods.map(({ ip }) => ip))).toEqual([]);
+    const at = await receivers(pods);
+    const sent = await send(client, { to: '10.0.0.1:9000', from: CLIENT, count: 300 });
+    expect(union(await at.report({ expect: 300 }), sent)).toEqual({ received: 300, missing: [], duplicated: [] });
+    expect(datapath.counters()).toMatchObject([{ received: 300, forwarded: 300, workerDeaths: 2 }]);
+    const deaths = log.lines.filter((line) => line.startsWith('ERROR userspace worker died listener="listener-0"'));
+    expect(deaths).toHaveLength(2);
+  });
+});
+
+describe.skipIf(obstacle)(title('the safety net under the kernel path'), () => {
+  const rowsOf = async (agent: Agent, what: string) => {
+    const metrics = await agent.metrics();
+    const row = (mode: string) => metrics.get(`udp_fanout_packets_${what}_total{listener="test",mode="${mode}"}`);
+    return { tc_ebpf: row('tc_ebpf'), userspace: row('userspace') };
+  };
+  async function attached(node: Host, downstream: readonly string[], keys: object = {}): Promise<Agent> {
+    const base = listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream });
+    const agent = startAgent(node, config({ ...base, ...keys, settings: SETTINGS } as typeof base));
+    cleanUps.push(() => agent.stop());
+    await agent.waitFor(ATTACHED);
+    return agent;
+  }
+
+  test('a sender on the node itself reaches the downstreams, counted as userspace', async () => {
+    const { node, pods } = built(t1());
+    const agent = await attached(
+      node,
+      pods.map(({ address }) => address),
+    );
+    const at = await receivers(pods);
+    const sent = await send(node, { to: '10.0.0.1:9000', from: '10.0.0.1:40000', count: 300 });
+    const report = await at.report({ expect: 300 });
+    expect(union(report, sent)).toEqual({ received: 300, missing: [], duplicated: [] });
+    expect(report.receivers.map(({ count, sources }) => [count, sources])).toEqual(
+      pods.map(() => [100, { '10.0.0.1:40000': 100 }]),
+    );
+    expect(await rowsOf(agent, 'received')).toEqual({ tc_ebpf: 0, userspace: 300 });
+    expect(await rowsOf(agent, 'forwarded')).toEqual({ tc_ebpf: 0, userspace: 300 });
+  });
+
+  test('a program that is removed by hand is attached again, and meanwhile nothing is lost', async () => {
+    const { client, node, pods } = built(t1());
+    const agent = await attached(
+      node,
+      pods.map(({ address }) => address),
+    );
+    const at = await receivers(pods);
+    const sending = startSending(client, { to: '10.0.0.1:9000', from: CLIENT, rate: 5000, cpu: 0 });
+    for (let times = 0; times < 3; times++) {
+      const from = agent.lines.length;
+      node.namespace.run('tc', ['filter', 'del', 'dev', 'eth0', 'ingress', 'pref', '49152']);
+      await agent.waitFor(ATTACHED, { from });
+    }
+    const sent = await sending.stop();
+    const report = await at.report({ expect: sent.count });
+    expect(union(report, sent)).toEqual({ received: sent.count, missing: [], duplicated: [] });
+    const received = await rowsOf(agent, 'received');
+    expect(received.userspace).toBeGreaterThan(0);
+    expect(received.tc_ebpf! + received.userspace!).toBe(sent.count);
+    await ledger(agent, 'test');
+  });
+
+  test('as long as no program can be attached /readyz says so, and the listener works', async () => {
+    const { client, node, pods } = built(t1());
+    const agent = await attached(
+      node,
+      pods.map(({ address }) => address),
+    );
+    node.namespace.ip(['link set eth0 name lan0']);
+    await agent.waitFor(/ERROR interface not found: eth0/);
+    expect(await agent.get('/readyz')).toMatchObject({ status: 503, body: 'not ready: attachment(eth0)\n' });
+    const at = await receivers(pods);
+    const sent = await send(client, { to: '10.0.0.1:9000', from: CLIENT, count: 300 });
+    expect(union(await at.report({ expect: 300 }), sent)).toMatchObject({ received: 300, missing: [] });
+    expect(await rowsOf(agent, 'forwarded')).toEqual({ tc_ebpf: 0, userspace: 300 });
+    const from = agent.lines.length;
+    node.namespace.ip(['link set lan0 name eth0']);
+    await agent.waitFor(ATTACHED, { from });
+    expect((await agent.get('/readyz')).status).toBe(200);
+  });
+
+  test('a VIP has it before it is on any interface', async () => {
+    const { client, node, pods } = built(t1());
+    const agent = await attached(
+      node,
+      pods.map(({ address }) => address),
+      { bind: '10.7.7.7:9000' },
+    );
+    node.namespace.ip(['addr add 10.7.7.7/32 dev lo']);
+    const at = await receivers(pods);
+    const sent = await send(node, { to: '10.7.7.7:9000', from: '10.0.0.1:40000', count: 30 });
+    expect(union(await at.report({ expect: 30 }), sent)).toMatchObject({ received: 30, missing: [] });
+    await send(client, { to: '10.7.7.7:9000', from: CLIENT, count: 30 });
+    expect((await at.report({ expect: 30 })).count).toBe(30);
+    expect(await rowsOf(agent, 'received')).toEqual({ tc_ebpf: 30, userspace: 30 });
+  });
+
+  test('is not in the way of a downstream on this host with the same port', async () => {
+    const { client, node } = built(t1({ pods: 1 }));
+    const agent = await attached(node, ['10.0.0.1:9000'], { bind: '10.7.7.7:9000' });
+    await agent.waitFor(/INFO listener "test" has no safety net: a downstream on this host has its port/);
+    const at = await receivers([node], { port: 9000 });
+    client.namespace.ip(['route add 10.7.7.7/32 via 10.0.0.1']);
+    await send(client, { to: '10.7.7.7:9000', from: CLIENT, count: 30 });
+    expect((await at.report({ expect: 30 })).count).toBe(30);
+  });
+});
+
+describe.skipIf(obstacle)(title('mode auto'), () => {
+  test('without capabilities falls back to userspace and nat, with one warning that says why', async () => {
+    const { client, node, pods } = built(t1());
+    const base = listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods });
+    const under = ['setpriv', '--bounding-set', '-all', '--inh-caps', '-all'];
+    const keys = { mode: 'auto', settings: { workers: 2 } };
+    const agent = startAgent(node, config({ ...base, ...keys } as typeof base), { under });
+    cleanUps.push(() => agent.stop());
+    await agent.waitFor(WORKING);
+    const at = await receivers(pods);
+    const sent = await send(client, { to: '10.0.0.1:9000', from: CLIENT, count: 300, rate: 2000 });
+    const report = await at.report({ expect: 300 });
+    expect(union(report, sent)).toEqual({ received: 300, missing: [], duplicated: [] });
+    const sources = report.receivers.flatMap((receiver) => Object.keys(receiver.sources));
+    expect(sources.every((source) => source.startsWith('10.0.0.1:'))).toBe(true);
+    expect(agent.lines.filter((line) => / WARN | ERROR /.test(line))).toEqual([
+      expect.stringMatching(
+        /WARN listener "test" falls back to userspace: .*permission denied: missing capability BPF/,
+      ),
+    ]);
+    expect(agent.lines.filter((line) => /sources are not preserved/.test(line))).toHaveLength(1);
+    expect(await agent.get('/readyz')).toMatchObject({ status: 200 });
+    const { code, ms } = await agent.stop();
+    expect([code, ms < 2000]).toEqual([0, true]);
+  });
+
+  test('an interface that takes no program is served by userspace, sources intact', async () => {
+    const { client, node, pods } = built(t1());
+    const base = listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods });
+    const keys = { mode: 'auto', settings: { workers: 1 } };
+    const args = ['--ebpf-program', '/nowhere/udp_fanout.bpf.o'];
+    const agent = startAgent(node, config({ ...base, ...keys } as typeof base), { args });
+    cleanUps.push(() => agent.stop());
+    await agent.waitFor(/WARN listener "test" falls back to userspace: BPF object "\/nowhere/);
+    await agent.waitFor(WORKING);
+    const at = await receivers(pods);
+    await send(client, { to: '10.0.0.1:9000', from: CLIENT, count: 300, rate: 2000 });
+    const report = await at.report({ expect: 300 });
+    expect(report.receivers.map(({ sources }) => sources)).toEqual(pods.map(() => ({ [CLIENT]: 100 })));
+  });
+
+  test('a port that another process has is a problem with a name', async () => {
+    const { node, pods } = built(t1());
+    const taken = node.namespace.inside(() => {
+      const fd = socket(AF.INET, SOCK.DGRAM);
+      bind(fd, encodeSockaddr(parseAddress('0.0.0.0:9000')));
+      return fd;
+    });
+    expect(taken).toBeGreaterThan(0);
+    const base = listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods });
+    const agent = startAgent(node, config({ ...base, mode: 'userspace' } as typeof base));
+    expect((await agent.ended).code).toBe(1);
+    expect(agent.lines.at(-1)).toMatch(
+      /ERROR failed to open listener "test" on 0.0.0.0:9000: bind: EADDRINUSE: another process has the port/,
+    );
+  });
+});
