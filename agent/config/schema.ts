@@ -97,7 +97,7 @@ const listener = section({
   source: choice(SOURCE_MODES)
     .default('auto')
     .describe(
-      'Source address of what the userspace datapath sends: preserve (the client\'s, as the kernel path does), nat (this node\'s), or auto (preserve where the capabilities allow it, else nat). Default: auto.',
+      "Source address of what the userspace datapath sends: preserve (the client's, as the kernel path does), nat (this node's), or auto (preserve where the capabilities allow it, else nat). Default: auto.",
     ),
   kubernetes: kubernetes
     .optional()

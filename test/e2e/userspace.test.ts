@@ -138,8 +138,9 @@ describe.skipIf(obstacle)(title('userspace: sources'), () => {
     expect(receiver!.sources).toEqual(expected);
     expect(receiver!.streams.every(({ outOfOrder }) => outOfOrder === 0)).toBe(true);
     expect(report.payloadErrors + report.errors.InCsumErrors).toBe(0);
-    // Each of two workers: four clients' sockets, two raw ones, and their own of this host.
-    expect(readdirSync(`/proc/${agent.pid}/fd`).length - before).toBeLessThanOrEqual(2 * (4 + 2 + 2));
+    // Each of two workers: four clients' sockets, two raw ones, and their own of this host; and the agent's main thread
+    // may just have a socket open to the kernel or to a scrape. Not 300.
+    expect(readdirSync(`/proc/${agent.pid}/fd`).length - before).toBeLessThanOrEqual(2 * (4 + 2 + 2) + 3);
   });
 });
 

@@ -449,7 +449,14 @@ log: {level: debug, format: json}
         ],
       },
       sourceMode: 'preserve',
-      settings: { maxPacketSize: 65507, batchSize: 1024, workers: 256, pinCpus: false, recvBufSize: 16777216, maxSources: 1 },
+      settings: {
+        maxPacketSize: 65507,
+        batchSize: 1024,
+        workers: 256,
+        pinCpus: false,
+        recvBufSize: 16777216,
+        maxSources: 1,
+      },
     });
     expect(parsed.health).toEqual({
       enabled: true,
