@@ -1,0 +1,66 @@
+/** kubectl itself applies and deletes what is below k8s/, against a cluster that has nothing yet. */
+import { execFile } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { Cluster } from './cluster.ts';
+import { isThere, ROOT, without } from './tools.ts';
+
+const OURS = ['configmaps/udp-fanout', 'daemonsets/udp-fanout', 'serviceaccounts/udp-fanout'].map(
+  (name) => `${name} in udp-fanout`,
+);
+const RIGHTS = ['rolebindings/udp-fanout in logging', 'roles/udp-fanout in logging'];
+const NAMESPACES = ['namespaces/logging', 'namespaces/udp-fanout'];
+
+let cluster: Cluster;
+// kubectl keeps what it discovered.
+let home: string;
+beforeEach(async () => {
+  cluster = await Cluster.start();
+  home = mkdtempSync(join(tmpdir(), 'kubectl-'));
+});
+afterEach(() => {
+  cluster.close();
+  rmSync(home, { recursive: true });
+});
+
+async function kubectl(...args: readonly string[]): Promise<string> {
+  const env = { PATH: process.env.PATH, HOME: home, KUBECONFIG: '/dev/null' };
+  const { stdout } = await promisify(execFile)('kubectl', ['--server', cluster.url, ...args], { cwd: ROOT, env });
+  return stdout;
+}
+const apply = (...what: readonly string[]) => kubectl('apply', '--validate=false', ...what);
+
+describe.skipIf(!isThere('kubectl'))(`kubectl${without('kubectl')}`, () => {
+  test('apply -k k8s/ goes through on a bare cluster', async () => {
+    await apply('-k', 'k8s/');
+    expect(cluster.names()).toEqual([...OURS, ...NAMESPACES, ...RIGHTS].sort());
+  });
+
+  test('the guide’s steps, one after the other', async () => {
+    await apply('-f', 'k8s/rbac.yaml');
+    expect(cluster.names()).toEqual([...NAMESPACES, 'serviceaccounts/udp-fanout in udp-fanout', ...RIGHTS].sort());
+    await apply('-f', 'k8s/daemonset.yaml');
+    expect(cluster.names()).toEqual([...OURS, ...NAMESPACES, ...RIGHTS].sort());
+    await apply('-k', 'k8s/examples/vector');
+    expect(cluster.names()).toContain('deployments/vector-aggregators in logging');
+  });
+
+  test('a namespace that is missing is an error here as it is there', async () => {
+    await expect(apply('-k', 'k8s/examples/multi-tenant')).rejects.toThrow(/namespaces "tenant-[abc]" not found/);
+  });
+
+  test('the removal leaves the receivers', async () => {
+    await apply('-k', 'k8s/');
+    await apply('-k', 'k8s/examples/vector');
+    await kubectl('delete', '-k', 'k8s/', '-l', 'app.kubernetes.io/name=udp-fanout', '--wait=false');
+    expect(cluster.names()).toEqual([
+      'configmaps/vector-config in logging',
+      'deployments/vector-aggregators in logging',
+      'namespaces/logging',
+      'services/vector-aggregators in logging',
+    ]);
+  });
+});

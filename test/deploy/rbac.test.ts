@@ -1,0 +1,108 @@
+/** Who may do what: the least that discovery needs, in the namespaces that listeners name, and nothing cluster-wide. */
+import { globSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, relative } from 'node:path';
+import { describe, expect, test } from 'vitest';
+import { parseConfig } from '../../agent/config/load.ts';
+import { all, built, configText, container, type KubernetesObject, nameOf, objectsIn, only } from './objects.ts';
+import { isThere, K8S, output, ROOT, without } from './tools.ts';
+
+const DEPLOYMENTS = [
+  '.',
+  'overlays/metallb',
+  'overlays/cilium',
+  'overlays/ipv6',
+  'overlays/pi',
+  'overlays/ingress-nodes',
+  'examples/multi-tenant',
+];
+const RULE = { apiGroups: ['discovery.k8s.io'], resources: ['endpointslices'], verbs: ['get', 'list', 'watch'] };
+
+/** The namespaces whose Services a deployment's listeners follow. */
+function followed(objects: readonly KubernetesObject[]): string[] {
+  const { listeners } = parseConfig(configText(objects), 'config.yaml');
+  return listeners.flatMap(({ source }) => (source.kind === 'kubernetes' ? [source.namespace] : []));
+}
+
+describe.skipIf(!isThere('kubectl'))(`rights${without('kubectl')}`, () => {
+  test.each(DEPLOYMENTS)('%s gives them where its listeners look, and nowhere else', (path) => {
+    const objects = built(path);
+    const roles = all(objects, 'Role');
+    const namespaces = [...new Set(followed(objects))].sort();
+    expect(roles.map(({ metadata }) => metadata?.namespace).sort()).toEqual(namespaces);
+    for (const { rules } of roles) expect(rules).toEqual([RULE]);
+    const bindings = all(objects, 'RoleBinding');
+    expect(bindings.map(({ metadata }) => metadata?.namespace).sort()).toEqual(namespaces);
+    const { metadata } = only(objects, 'ServiceAccount');
+    for (const { roleRef, subjects } of bindings) {
+      expect(roleRef).toEqual({ apiGroup: 'rbac.authorization.k8s.io', kind: 'Role', name: 'udp-fanout' });
+      expect(subjects).toEqual([{ kind: 'ServiceAccount', name: metadata?.name, namespace: metadata?.namespace }]);
+    }
+  });
+
+  test.each(DEPLOYMENTS)('%s has a config that the agent takes, and a port for its probes', (path) => {
+    const objects = built(path);
+    const { metrics, listeners } = parseConfig(configText(objects), 'config.yaml');
+    expect(metrics).toMatchObject({ enabled: true, bind: { port: 9090 } });
+    expect(listeners.length).toBeGreaterThan(0);
+  });
+
+  test('a VIP’s Service and its listener agree on address, port and receivers', () => {
+    for (const [path, annotation] of [
+      ['overlays/metallb', 'metallb.io/loadBalancerIPs'],
+      ['overlays/cilium', 'lbipam.cilium.io/ips'],
+    ] as const) {
+      const objects = built(path);
+      const { metadata, spec } = only(objects, 'Service');
+      const [listener] = parseConfig(configText(objects), 'config.yaml').listeners;
+      const [port] = spec!.ports!;
+      expect(`${metadata!.annotations![annotation]}:${port!.port}`).toBe(`${listener!.bind.ip}:${listener!.bind.port}`);
+      expect(listener!.source).toEqual({
+        kind: 'kubernetes',
+        namespace: metadata!.namespace,
+        service: metadata!.name,
+        port: port!.targetPort,
+      });
+    }
+  });
+
+  test('without SYS_ADMIN the pod has four capabilities and can gain no privilege', () => {
+    const { securityContext } = container(withComponent('without-sys-admin'));
+    expect(securityContext).toMatchObject({ allowPrivilegeEscalation: false, readOnlyRootFilesystem: true });
+    expect(securityContext?.capabilities).toEqual({ drop: ['ALL'], add: ['BPF', 'NET_ADMIN', 'PERFMON', 'NET_RAW'] });
+  });
+
+  test('a tenant is a namespace and a component', () => {
+    const objects = withComponent('tenant', 'namespace: elsewhere');
+    const rights = objects.filter(({ kind }) => kind === 'Role' || kind === 'RoleBinding');
+    expect(rights.map(nameOf)).toEqual(['elsewhere/udp-fanout', 'elsewhere/udp-fanout']);
+  });
+});
+
+/** The base, or with a line of its own nothing, and a component of k8s/components. */
+function withComponent(name: string, line = ''): KubernetesObject[] {
+  const directory = mkdtempSync(join(tmpdir(), 'component-'));
+  const from = (path: string) => relative(realpathSync(directory), join(K8S, path));
+  const base = line || `resources: [${from('base')}]`;
+  writeFileSync(join(directory, 'kustomization.yaml'), `${base}\ncomponents: [${from(`components/${name}`)}]\n`);
+  try {
+    return objectsIn(output('kubectl', ['kustomize', directory]));
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+}
+
+test('nothing below k8s/ is a right over the whole cluster, and no rule has a wildcard', () => {
+  const files = globSync('k8s/**/*.yaml', { cwd: ROOT });
+  const objects = files.flatMap((file) => objectsIn(readFileSync(join(ROOT, file), 'utf8')));
+  expect(objects.map(({ kind }) => kind).filter((kind) => /^Cluster/.test(kind))).toEqual([]);
+  expect(JSON.stringify(all(objects, 'Role'))).not.toContain('*');
+});
+
+test('the agent asks for no verb that the Role lacks, and for no other resource', () => {
+  const api = readFileSync(join(ROOT, 'agent/discovery/api.ts'), 'utf8');
+  const paths = [...api.matchAll(/`(\/apis?\/[^`]*)`/g)].map(([, path]) => path);
+  expect(paths).toEqual([expect.stringContaining('/endpointslices?')]);
+  const http = readFileSync(join(ROOT, 'agent/discovery/http.ts'), 'utf8');
+  expect(http).not.toMatch(/method: *'(?!GET)/);
+});
