@@ -1,7 +1,7 @@
 /** The command line: what was asked, or why it cannot be. */
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
+import { type ParseArgsConfig, parseArgs } from 'node:util';
 import { ConfigError, loadConfig } from './config/load.ts';
 import { LOG_FORMATS, LOG_LEVELS } from './config/schema.ts';
 import { detachAll } from './datapath/tc/attachment.ts';
@@ -15,6 +15,8 @@ const USAGE = `udp-fanout: spreads UDP datagrams over live downstreams, one each
   udp-fanout --config FILE [--log-level L] [--log-format text|json] [--ebpf-program OBJ]
                             runs the agent
   udp-fanout check FILE     validates a config: every mistake with its line
+  udp-fanout doctor [--config FILE] [--json] [--ebpf-program OBJ]
+                            looks at this machine: a line for each finding, ok, warn or fail, and what to do
   udp-fanout detach         removes every attachment of udp-fanout from this host
   udp-fanout --help | --version
 `;
@@ -39,6 +41,8 @@ async function dispatch(args: readonly string[]): Promise<number> {
   switch (command) {
     case 'check':
       return checkConfig(rest);
+    case 'doctor':
+      return examine(rest);
     case 'detach':
       return detachEverything(rest);
     case undefined:
@@ -62,6 +66,21 @@ function checkConfig(args: readonly string[]): number {
   return EXIT.ok;
 }
 
+async function examine(args: readonly string[]): Promise<number> {
+  const { values } = parse(args, {
+    config: { type: 'string' },
+    'ebpf-program': { type: 'string' },
+    json: { type: 'boolean' },
+  });
+  // Loaded only for this command: the agent has no use for it.
+  const { runDoctor } = await import('./doctor/doctor.ts');
+  return runDoctor({
+    objectPath: values['ebpf-program'] ?? defaultObject(),
+    json: values.json ?? false,
+    ...(values.config !== undefined && { config: values.config }),
+  });
+}
+
 function detachEverything(args: readonly string[]): number {
   if (args.length > 0) throw new UsageError('detach wants no arguments');
   const host = openHost();
@@ -76,7 +95,12 @@ function detachEverything(args: readonly string[]): number {
 }
 
 function agentOptions(args: readonly string[]): AgentOptions {
-  const { values } = parse(args);
+  const { values } = parse(args, {
+    config: { type: 'string' },
+    'log-level': { type: 'string' },
+    'log-format': { type: 'string' },
+    'ebpf-program': { type: 'string' },
+  });
   if (values.config === undefined) throw new UsageError('--config FILE is missing');
   const logLevel = oneOf<LogLevel>('--log-level', values['log-level'], LOG_LEVELS);
   const logFormat = oneOf<LogFormat>('--log-format', values['log-format'], LOG_FORMATS);
@@ -88,17 +112,12 @@ function agentOptions(args: readonly string[]): AgentOptions {
   };
 }
 
-function parse(args: readonly string[]) {
+function parse<const Options extends NonNullable<ParseArgsConfig['options']>>(
+  args: readonly string[],
+  options: Options,
+) {
   try {
-    return parseArgs({
-      args: [...args],
-      options: {
-        config: { type: 'string' },
-        'log-level': { type: 'string' },
-        'log-format': { type: 'string' },
-        'ebpf-program': { type: 'string' },
-      },
-    });
+    return parseArgs({ args: [...args], options });
   } catch (error) {
     throw new UsageError((error as Error).message);
   }
