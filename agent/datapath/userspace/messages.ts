@@ -6,6 +6,9 @@ const WORD = 4;
 const HEADER_WORDS = MMSGHDR.size / WORD;
 const VECTOR_WORDS = IOVEC.size / WORD;
 
+/** A descriptor by which every send succeeds and nothing leaves: what a rehearsal has for a socket. */
+export const NOWHERE = -1;
+
 export class MessageBlock {
   /** Messages so far. */
   count = 0;
@@ -96,6 +99,7 @@ export class MessageBlock {
 
   /** Sends the messages from number `from` on without waiting; how many left, or -errno of the first. */
   send(fd: number, from: number): number {
+    if (fd === NOWHERE) return this.count - from;
     return sendmmsg(fd, this.#starts[from]!, this.count - from, MSG_DONTWAIT);
   }
 

@@ -17,13 +17,18 @@ export interface NatSockets {
   close(): void;
 }
 
-export function openNatSockets(): NatSockets {
-  return new Sockets();
+export function openNatSockets(open: typeof openNatSocket = openNatSocket): NatSockets {
+  return new Sockets(open);
 }
 
 class Sockets implements NatSockets {
   readonly #connected = new Map<string, NatSocket>();
   readonly #shared = new Map<4 | 6, NatSocket>();
+  readonly #open: typeof openNatSocket;
+
+  constructor(open: typeof openNatSocket) {
+    this.#open = open;
+  }
 
   of(name: string, family: 4 | 6, address: Uint8Array, alone: boolean): NatSocket {
     return this.#connected.get(name) ?? (alone ? this.#connect(name, family, address) : this.#share(family));
@@ -46,7 +51,7 @@ class Sockets implements NatSockets {
   /** A downstream without a route cannot be connected to: it is sent to by address, and the send says why it fails. */
   #connect(name: string, family: 4 | 6, address: Uint8Array): NatSocket {
     try {
-      const socket = { fd: openNatSocket(family, address), connected: true };
+      const socket = { fd: this.#open(family, address), connected: true };
       this.#connected.set(name, socket);
       return socket;
     } catch {
@@ -57,7 +62,7 @@ class Sockets implements NatSockets {
   #share(family: 4 | 6): NatSocket {
     const known = this.#shared.get(family);
     if (known) return known;
-    const socket = { fd: openNatSocket(family), connected: false };
+    const socket = { fd: this.#open(family), connected: false };
     this.#shared.set(family, socket);
     return socket;
   }

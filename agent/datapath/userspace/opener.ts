@@ -73,8 +73,11 @@ export class Opener {
   #bind(listener: Listener): readonly number[] {
     const { name, bind, settings } = listener;
     const sockets: ListenerSocket[] = [];
-    const blocking = !this.#with.isSafetyNet(listener);
-    const { coalesces } = this.#able;
+    const safetyNet = this.#with.isSafetyNet(listener);
+    const blocking = !safetyNet;
+    // A socket with UDP_GRO has the kernel merge a flow's datagrams as early as on the NIC, before the kernel path's
+    // program sees them: whole bursts would go to one downstream.
+    const coalesces = !safetyNet && this.#able.coalesces;
     try {
       while (sockets.length < this.forwarders(listener)) {
         sockets.push(openListenerSocket(bind, { receiveBuffer: settings.recvBufSize, blocking, coalesces }));
@@ -130,7 +133,7 @@ export class Opener {
   /** Shared by the drains of this thread, since no two of them are ever at work at once. */
   #scratch(batchSize: number, maxPacketSize: number): Scratch {
     const key = `${batchSize} ${maxPacketSize}`;
-    const scratch = this.#scratches.get(key) ?? new Scratch(batchSize, maxPacketSize, this.#able.coalesces);
+    const scratch = this.#scratches.get(key) ?? new Scratch(batchSize, maxPacketSize, false);
     this.#scratches.set(key, scratch);
     return scratch;
   }
