@@ -1,4 +1,4 @@
-/** Section "Kubernetes" of the user's guide, row by row of its checklist, against what `kubectl apply -k k8s/` sends. */
+/** The deployment guide, row by row of its checklist, against what `kubectl apply -k k8s/` sends. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
