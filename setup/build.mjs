@@ -10,14 +10,14 @@ const DIST = join(ROOT, 'dist');
 /** Kernel headers that differ by architecture; clang's bpf target does not look there by itself. */
 const MULTIARCH = { x64: 'x86_64-linux-gnu', arm64: 'aarch64-linux-gnu' }[process.arch];
 
-/** Compiles bpf/udp_fanout.bpf.c into `object`. */
-export function buildBpf(object) {
+/** Compiles udp_fanout.bpf.c of the folder into `object`. */
+export function buildBpf(object, folder = join(ROOT, 'bpf')) {
   const headers = `/usr/include/${MULTIARCH}`;
   const flags = ['-O2', '-g', '-target', 'bpf', '-mcpu=v3', '-Wall', '-Wextra', '-Werror'];
   if (existsSync(headers)) flags.push(`-I${headers}`);
   // A path in the debug information would make two builds of one source differ.
   flags.push('-fdebug-prefix-map=.=udp-fanout', '-c', 'udp_fanout.bpf.c', '-o', object);
-  execFileSync('clang', flags, { cwd: join(ROOT, 'bpf'), stdio: ['ignore', 'inherit', 'inherit'] });
+  execFileSync('clang', flags, { cwd: folder, stdio: ['ignore', 'inherit', 'inherit'] });
   // DWARF only; the BTF, which makes map dumps readable, stays.
   execFileSync('llvm-strip', ['-g', object]);
 }

@@ -1,6 +1,10 @@
 /** Start, stop, crash, and machines that do not fit. */
 import { once } from 'node:events';
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { afterEach, describe, expect, test } from 'vitest';
+import { buildBpf } from '../../setup/build.mjs';
 import { startAgent } from '../lab/agent.ts';
 import type { Topology } from '../lab/host.ts';
 import { labObstacle } from '../lab/lab.ts';
@@ -33,6 +37,10 @@ describe.skipIf(obstacle)(`the agent's life${obstacle ? ` (skipped: ${obstacle})
     await agent.waitFor(/INFO updated tc_ebpf downstream set listener_id=0 endpoints=3$/);
     await agent.waitFor(/INFO attached TC eBPF program to ingress interface="eth0"$/);
     expect(filters(node)).toMatch(/filter protocol all pref 49152 bpf .* name udp_fanout /);
+    const { body } = await agent.get('/metrics');
+    for (const name of ['received', 'forwarded', 'dropped'])
+      expect(body).toMatch(`\nudp_fanout_packets_${name}_total{`);
+    for (const name of ['active', 'health']) expect(body).toMatch(`\nudp_fanout_downstream_${name}{`);
     const { code, ms } = await agent.stop();
     expect(code).toBe(0);
     expect(ms).toBeLessThan(2000);
@@ -181,6 +189,20 @@ describe.skipIf(obstacle)(`a machine that does not fit${obstacle ? ` (skipped: $
     const { code, last } = await refused(config(listener({ ...base, downstream: to })), { args });
     expect(code).toBe(1);
     expect(last).toMatch(/ERROR BPF object "package.json" cannot be read: .* build it with npm run build/);
+  });
+
+  test('a BPF object of another version', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'udp-fanout-'));
+    cleanUps.push(() => rmSync(folder, { recursive: true }));
+    cpSync('bpf', folder, { recursive: true });
+    const header = join(folder, 'udp_fanout.h');
+    writeFileSync(header, readFileSync(header, 'utf8').replace('UDP_FANOUT_ABI 1', 'UDP_FANOUT_ABI 77'));
+    const object = join(folder, 'udp_fanout.bpf.o');
+    buildBpf(object, folder);
+    const args = ['--ebpf-program', object];
+    const { code, last } = await refused(config(listener({ ...base, downstream: to })), { args });
+    expect(code).toBe(1);
+    expect(last).toMatch(/ERROR BPF object ".*" is of version 77, this agent needs version 1: build both together$/);
   });
 
   test('metrics port taken', async () => {
