@@ -4,15 +4,19 @@ import { once } from 'node:events';
 import { mkdtempSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, describe, expect, test } from 'vitest';
+import { parse } from 'yaml';
 import type { Finding } from '../../agent/doctor/finding.ts';
 import { RemoteApi } from '../fake/api/remote.ts';
 import { aSlice } from '../fake/api/slices.ts';
+import { issueCertificate } from '../fake/api/tls.ts';
 import { startAgent } from '../lab/agent.ts';
 import type { Host } from '../lab/host.ts';
 import { labObstacle } from '../lab/lab.ts';
 import { t1 } from '../lab/t1.ts';
 import { t2 } from '../lab/t2.ts';
+import { t8 } from '../lab/t8.ts';
 import { config, listener } from './configs.ts';
+import { asInPod, login, sampleConfig } from './pod.ts';
 
 const obstacle = labObstacle();
 const PROGRAM = join(import.meta.dirname, '../../dist/udp-fanout.js');
@@ -83,6 +87,7 @@ describe.skipIf(obstacle)(`doctor${obstacle ? ` (skipped: ${obstacle})` : ''}`, 
     expect(lines.length).toBeGreaterThan(5);
     for (const line of lines) expect(line).toMatch(/^(ok|warn|fail) +[^:]+: .+/);
     expect(text).toMatch(/^ok {4}BPF object: /m);
+    expect(text).toMatch(/^ok {4}hook eth0: udp_fanout is not attached now, nobody else is on the ingress$/m);
   });
 
   test('a missing interface', () => {
@@ -102,6 +107,16 @@ describe.skipIf(obstacle)(`doctor${obstacle ? ` (skipped: ${obstacle})` : ''}`, 
     expect(complaints).toEqual([
       expect.stringMatching(/^warn forwarding IPv4 eth0: is off.*sysctl -w net\.ipv4\.ip_forward=1/),
       expect.stringMatching(/^warn rp_filter eth0: is 1 \(strict, by conf\/eth0\)/),
+    ]);
+  });
+
+  test('NIC features that merge datagrams, where the NIC has them', () => {
+    const { node, pods } = built();
+    node.namespace.run('ethtool', ['-K', 'eth0', 'rx-udp-gro-forwarding', 'on']);
+    expect(doctor(node, toPods(pods)).complaints).toEqual([
+      expect.stringMatching(
+        /^warn NIC features eth0: rx-udp-gro-forwarding on: .*ethtool -K eth0 rx-udp-gro-forwarding off$/,
+      ),
     ]);
   });
 
@@ -235,6 +250,33 @@ describe.skipIf(obstacle)(`doctor${obstacle ? ` (skipped: ${obstacle})` : ''}`, 
     expect(doctor(node, asks).complaints).toEqual([
       expect.stringMatching(/^fail API server: credentials: .*KUBECONFIG/),
     ]);
+  });
+
+  test('in the pod of the manifest, on its config: nothing to complain of', async () => {
+    const { node, pods } = built();
+    const tls = issueCertificate();
+    const api = await RemoteApi.start(node, { tls });
+    cleanUps.push(() => api.close());
+    const ports = [{ name: '', protocol: 'UDP', port: 5514 }];
+    const addresses = pods.map(({ ip }) => ip);
+    await api.apply('logging', aSlice('vector-1', addresses, { service: 'vector-aggregators', ports }));
+    const { env, run } = login(node, api, tls.ca);
+    const { code, complaints, findings } = doctor(node, parse(sampleConfig), { env, under: asInPod({ run }) });
+    expect(complaints).toEqual([]);
+    expect(code).toBe(0);
+    expect(findings.map(({ what }) => what)).toContain('Service logging/vector-aggregators');
+  });
+
+  test('IPv6 and a VIP: the way to each pod, and no complaint', () => {
+    const topology = t8();
+    cleanUps.push(() => topology.close());
+    const { a, vips, pods } = topology;
+    const vip = listener({ bind: `[${vips[0]}]:5514`, interface: a.nic, downstream: pods });
+    const { complaints, findings } = doctor(a, config(vip));
+    expect(complaints).toEqual([]);
+    const said = findings.map(({ what, means }) => `${what}: ${means}`);
+    expect(said).toContain('routes test: each of 2 downstreams has a route (by caliA, enp2s0)');
+    expect(said).toContain('forwarding IPv6 enp2s0: is on');
   });
 
   test('bad usage and a bad config end with exit code 2', () => {

@@ -9,8 +9,11 @@ type Held = Omit<HeldSocket, 'owner' | 'ours'> & { readonly inode: string };
 /** TCP_LISTEN of net/tcp_states.h. */
 const LISTEN = '0A';
 
-/** UDP sockets, and TCP sockets that listen, on one of these ports. */
-export function readSockets(ports: ReadonlySet<number>): HeldSocket[] {
+/**
+ * UDP sockets, and TCP sockets that listen, on one of these ports. While an agent runs, a socket whose process cannot be
+ * seen from here (another container's) is taken for the agent's.
+ */
+export function readSockets(ports: ReadonlySet<number>, isAgentRunning: boolean): HeldSocket[] {
   const held = (['udp', 'tcp'] as const).flatMap((protocol) =>
     (['', '6'] as const).flatMap((suffix) => decodeSockets(read(`/proc/net/${protocol}${suffix}`) ?? '', protocol)),
   );
@@ -19,7 +22,7 @@ export function readSockets(ports: ReadonlySet<number>): HeldSocket[] {
   return wanted.map(({ inode, ...socket }) => {
     const owner = owners.get(inode);
     const name = owner && `${owner.name} (process ${owner.pid})`;
-    return { ...socket, ours: owner?.ours ?? false, ...(name !== undefined && { owner: name }) };
+    return { ...socket, ours: owner?.ours ?? isAgentRunning, ...(name !== undefined && { owner: name }) };
   });
 }
 
