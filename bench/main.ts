@@ -9,8 +9,9 @@ import { foreign } from './foreign.ts';
 import { health } from './health.ts';
 import { kernelPath } from './kernel-path.ts';
 import { type Bench, jsonOf, type Report, tableOf } from './report.ts';
+import { userspace } from './userspace.ts';
 
-const BENCHES: readonly Bench[] = [kernelPath, foreign, agent, discovery, health];
+const BENCHES: readonly Bench[] = [kernelPath, foreign, agent, userspace, discovery, health];
 const BUNDLE = join(import.meta.dirname, '../dist/udp-fanout.js');
 
 const USAGE = `npm run bench [-- [--json FILE] [--candidate OBJ] [NAME...]]

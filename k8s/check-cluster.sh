@@ -119,13 +119,13 @@ check_cilium() {
   value=$(setting bpf-filter-priority)
   if [[ $(setting enable-tcx) == false && ${value:-1} -ge 32768 ]]; then
     ok CNI "Cilium, at pref $value: it runs after udp_fanout"
-  else
-    warn CNI "Cilium: its programs run first, and what they take for their own never comes to ours" \
-      'set enable-tcx: "false" and bpf-filter-priority: "50000" in cilium-config and restart the nodes, or use mode: userspace'
+    return
   fi
+  warn CNI "Cilium: its programs run first, and what they take for their own never comes to ours" \
+    'set enable-tcx: "false" and bpf-filter-priority: "50000" in cilium-config and restart the nodes, or use mode: userspace'
   case $(setting kube-proxy-replacement) in
     true | strict) warn CNI 'Cilium replaces kube-proxy: it takes the Service IPs itself, on the interface' \
-      'a listener must not have the address and port of a LoadBalancer Service of Cilium, unless our program runs first' ;;
+      'until its programs run after ours, no listener can have the address and port of a LoadBalancer Service' ;;
   esac
 }
 

@@ -13,10 +13,14 @@ import type { Forwarder } from './forwarders.ts';
 import { compiled } from './programs.ts';
 
 export const PORT = 9000;
-/** The forwarder's own, the last one: the first has more of the machine's interrupts, and the sender. */
-export const CPU = { sender: 0, forwarder: cpus().length - 1 } as const;
-/** Before all ordinary processes. */
-export const FIRST = ['nice', '-n', '-20'] as const;
+/** The forwarder's is the first: that is where the agent pins the first worker of its first listener. */
+export const CPU = { forwarder: 0, sender: cpus().length - 1 } as const;
+/**
+ * Before all ordinary processes. Niceness counts within a session only, so this makes one and puts that before the
+ * others too (sched(7), autogroup). Real-time scheduling would starve the kernel's own thread for packets.
+ */
+const HURRY = 'echo -20 > /proc/self/autogroup; exec nice -n -20 "$@"';
+export const FIRST = ['setsid', 'sh', '-c', HURRY, 'sh'] as const;
 const POLL_MS = 50;
 
 /** What is sent: datagrams a second (0: flat out), from how many sources, of which sizes. */
@@ -57,7 +61,7 @@ export class Course implements Disposable {
     const flood = compiled('flood', this.directory);
     const args = [node.ip, PORT, seconds, rate, sources, smallest, largest].map(String);
     const child = client.namespace.spawn(
-      'nice',
+      FIRST[0],
       [...FIRST.slice(1), 'taskset', '-c', String(CPU.sender), flood, ...args],
       {
         stdio: ['ignore', 'pipe', 'inherit'],

@@ -1,12 +1,14 @@
 /** How much later datagrams arrive for being forwarded. */
 import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Course, CPU, PORT } from './course.ts';
+import { type Course, CPU, FIRST, PORT } from './course.ts';
 import type { Peer } from './forwarders.ts';
 import { compiled } from './programs.ts';
 
 /** The pods' other port, where the bench itself listens. */
 const LISTEN = 9001;
+
+const WARM_UP = { rate: 20_000, seconds: 1 } as const;
 
 export interface Delay {
   readonly p50: number;
@@ -20,6 +22,8 @@ export async function addedDelay(course: Course, peer: Peer, rate: number, secon
   const { topology, directory } = course;
   const forwarder = await peer.start({ topology, directory, downstreams: [`${pods[0]!.ip}:${LISTEN}`] });
   try {
+    // What a program does only once, at its first datagrams, is over by then.
+    await measure(course, `${node.ip} ${PORT}`, WARM_UP.rate, WARM_UP.seconds);
     const forwarded = await measure(course, `${node.ip} ${PORT}`, rate, seconds);
     return { p50: forwarded.p50 - direct.p50, p99: forwarded.p99 - direct.p99 };
   } finally {
@@ -34,8 +38,18 @@ async function measure(course: Course, to: string, rate: number, seconds: number
     stdio: ['pipe', 'pipe', 'inherit'],
   });
   await once(receiver.stdout!, 'data');
-  const args = ['-c', String(CPU.sender), program, 'send', ...to.split(' '), String(seconds), String(rate)];
-  await once(client.namespace.spawn('taskset', args, { stdio: 'inherit' }), 'exit');
+  const args = [
+    ...FIRST.slice(1),
+    'taskset',
+    '-c',
+    String(CPU.sender),
+    program,
+    'send',
+    ...to.split(' '),
+    String(seconds),
+    String(rate),
+  ];
+  await once(client.namespace.spawn(FIRST[0], args, { stdio: 'inherit' }), 'exit');
   // The last one may still be under way.
   await sleep(200);
   receiver.stdin!.end();
