@@ -83,11 +83,23 @@ static __always_inline bool is_unspecified(const union addr *addr)
 	return !(addr->v6[0] | addr->v6[1] | addr->v6[2] | addr->v6[3]);
 }
 
+/*
+ * enum port_flags of a port. Verifiers before Linux 6.18 forget in a byte swap that 16 bits are left, and refuse the
+ * index. The mask says it again; the barrier hides the swap from the compiler, which knows better and drops the mask.
+ */
+static __always_inline __u8 port_flags(__be16 port)
+{
+	__u32 index = bpf_ntohs(port);
+
+	barrier_var(index);
+	return ports[index & 0xffff];
+}
+
 /* The most specific bind of this address and port on this interface. */
 static __always_inline struct bind *find_bind(struct __sk_buff *skb, struct packet *pkt)
 {
 	struct bind_key key = { .ifindex = skb->ifindex, .port = pkt->dport, .family = pkt->family };
-	__u8 wanted = ports[bpf_ntohs(pkt->dport)];
+	__u8 wanted = port_flags(pkt->dport);
 	struct bind *bind;
 
 	/* The unspecified address is nobody's, and as a key it would be a wildcard's. */
