@@ -1,5 +1,6 @@
 import { defineConfig } from 'vitest/config';
 import { CountReporter } from './test/count.ts';
+import { patient } from './test/lab/patience.ts';
 
 export default defineConfig({
   test: {
@@ -7,7 +8,9 @@ export default defineConfig({
     reporters: ['default', new CountReporter()],
     // Tests that build network namespaces load both cores by themselves; side by side they would starve each other.
     fileParallelism: false,
-    testTimeout: 30_000,
-    hookTimeout: 30_000,
+    testTimeout: patient(30_000),
+    hookTimeout: patient(30_000),
+    // A test that never came to assert anything has failed.
+    expect: { requireAssertions: true, poll: { timeout: patient(1000) } },
   },
 });

@@ -117,7 +117,7 @@ async function rolling(): Promise<Figure[]> {
     for (const slice of before.keys()) await api.apply(NAMESPACE, sliceIn(slice, slice));
   });
   await using at = await receive(lab.pods, { port: 9000 });
-  const sending = startSending(lab.client, { to: '10.0.0.1:9000', rate: ROLL.rate });
+  const sending = await startSending(lab.client, { to: '10.0.0.1:9000', rate: ROLL.rate });
   await sleep(500);
   const late: Promise<number>[] = [];
   for (const slice of after.keys()) {

@@ -39,7 +39,13 @@ const agent = startAgent(node, {
 });
 await agent.waitFor(/attached TC eBPF program/);
 await using receivers = await receive(pods);
-const sending = startSending(client, { to: `${node.ip}:9000`, from: `${client.ip}:40000`, rate: Number(values.rate) });
+const sending = await startSending(client, {
+  mayFail: true,
+  least: 1,
+  to: `${node.ip}:9000`,
+  from: `${client.ip}:40000`,
+  rate: Number(values.rate),
+});
 
 process.stdout.write(`${introduction()}\n`);
 const screen = new Screen();

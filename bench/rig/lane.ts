@@ -2,8 +2,8 @@
  * One peer's ground: a client with the generator, a node that carries what is measured, three pods with sinks (topology
  * T1, routed). Each peer has a lane of its own, so that nothing is attached or removed between the slices of a run.
  */
-import { setTimeout as sleep } from 'node:timers/promises';
 import { udp4 } from '../../test/lab/frame.ts';
+import { pause } from '../../test/lab/patience.ts';
 import { type T1, t1 } from '../../test/lab/t1.ts';
 import { Generator } from './generator.ts';
 import { Sink } from './sink.ts';
@@ -12,7 +12,7 @@ import { FRAME_BYTES } from './test-run.ts';
 export const LISTENER_PORT = 5514;
 const SENDER_PORT = 40000;
 const UDP4_HEADERS = 14 + 20 + 8;
-/** What is on its way when the generator ends has long arrived then. */
+/** Where nothing has arrived for so long after the generator ended, nothing is on its way. */
 const SETTLE_MS = 50;
 
 /** What a lane carried in one slice. */
@@ -51,8 +51,7 @@ export class Lane implements Disposable {
   async run(frames: number, limit: number): Promise<Slice> {
     const before = this.#sinks.map((sink) => sink.read());
     const load = this.#generator.send(frames, limit);
-    await sleep(SETTLE_MS);
-    const after = this.#sinks.map((sink) => sink.read());
+    const after = await this.#settled();
     const wrong = after.reduce((sum, arrivals, at) => sum + arrivals.wrong - before[at]!.wrong, 0);
     return { ...load, arrived: after.map(({ datagrams }, at) => datagrams - before[at]!.datagrams), wrong };
   }
@@ -67,5 +66,15 @@ export class Lane implements Disposable {
 
   [Symbol.dispose](): void {
     this.topology.close();
+  }
+
+  async #settled() {
+    const read = () => this.#sinks.map((sink) => sink.read());
+    for (let last = read(); ; ) {
+      await pause(SETTLE_MS);
+      const now = read();
+      if (now.every(({ datagrams }, at) => datagrams === last[at]!.datagrams)) return now;
+      last = now;
+    }
   }
 }

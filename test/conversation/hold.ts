@@ -7,10 +7,11 @@ import { openKubernetesSource } from '../../agent/discovery/kubernetes.ts';
 import type { LiveSource } from '../../agent/discovery/source.ts';
 import type { Listener } from '../../agent/model.ts';
 import { aListener, aLog } from '../fake/words.ts';
+import { patient } from '../lab/patience.ts';
 import { Client, type Watch } from './client.ts';
 import { type Conversation, difference, type Exchange, filled, filledAll, type Names } from './format.ts';
 
-const PATIENCE_MS = 5000;
+const PATIENCE_MS = patient(5000);
 
 interface Followed {
   readonly source: LiveSource;

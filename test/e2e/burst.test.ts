@@ -2,11 +2,12 @@
 import { describe, expect, test } from 'vitest';
 import { attachAgent } from '../../bench/rig/attach-agent.ts';
 import { Lane, LISTENER_PORT } from '../../bench/rig/lane.ts';
+import { lacking, titled } from '../lab/kernel.ts';
 import { labObstacle } from '../lab/lab.ts';
 
-const obstacle = labObstacle();
+const obstacle = labObstacle() ?? lacking('live_frames', 'clang');
 
-describe.skipIf(obstacle)(`a burst${obstacle ? ` (skipped: ${obstacle})` : ''}`, () => {
+describe.skipIf(obstacle)(titled('a burst', obstacle), () => {
   test('with GRO on, and the safety net under the program, is spread one by one', async () => {
     using lane = new Lane('udp-fanout');
     const { node, pods } = lane.topology;

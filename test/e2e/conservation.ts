@@ -1,6 +1,8 @@
 /** The conservation law: received = forwarded + left to the stack + dropped, each datagram with a named fate. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { expect } from 'vitest';
 import type { Agent } from '../lab/agent.ts';
+import { patient } from '../lab/patience.ts';
 
 export interface Ledger {
   readonly received: number;
@@ -12,27 +14,50 @@ export interface Ledger {
   readonly downstreams: Readonly<Record<string, number>>;
 }
 
-/** A listener's counters as /metrics shows them; fails where they do not add up. */
-export async function ledger(agent: Agent, listener: string): Promise<Ledger> {
+/** How many datagrams a listener must have received: exactly so many, or where nobody can know, at least. */
+export type Wanted = number | { readonly atLeast: number };
+
+/**
+ * A listener's counters as /metrics shows them. Waits for the datagrams that it must have received, and fails where these
+ * are others or the counters do not add up.
+ */
+export async function ledger(agent: Agent, listener: string, wanted: Wanted): Promise<Ledger> {
+  const least = typeof wanted === 'number' ? wanted : wanted.atLeast;
+  let books = await read(agent, listener);
+  for (const end = performance.now() + patient(2000); books.received < least && performance.now() < end; ) {
+    await sleep(10);
+    books = await read(agent, listener);
+  }
+  const what = `received by listener "${listener}"`;
+  if (typeof wanted === 'number') expect(books.received, what).toBe(wanted);
+  else expect(books.received, what).toBeGreaterThanOrEqual(least);
+  expect(books.forwarded + sum(books.toStack) + sum(books.dropped), 'the sum of all fates').toBe(books.received);
+  expect(sum(books.downstreams), 'the sum of all downstreams').toBe(books.forwarded);
+  return books;
+}
+
+async function read(agent: Agent, listener: string): Promise<Ledger> {
   const metrics = [...(await agent.metrics())].map(([key, value]) => ({ ...parseKey(key), value }));
   const of = (name: string) =>
     metrics.filter((metric) => metric.name === `udp_fanout_${name}` && metric.labels.listener === listener);
-  const sum = (name: string) => of(name).reduce((total, { value }) => total + value, 0);
-  const by = (name: string, label: string) =>
-    Object.fromEntries(of(name).flatMap(({ labels, value }) => (value ? [[labels[label]!, value]] : [])));
-
+  const total = (name: string) => of(name).reduce((all, { value }) => all + value, 0);
+  const by = (name: string, label: string) => {
+    const counts: Record<string, number> = {};
+    for (const { labels, value } of of(name)) if (value) counts[labels[label]!] = (counts[labels[label]!] ?? 0) + value;
+    return counts;
+  };
   expect(of('packets_received_total'), `listener "${listener}" has metrics`).not.toHaveLength(0);
-  expect(sum('packets_forwarded_total') + sum('packets_to_stack_total') + sum('packets_dropped_total')).toBe(
-    sum('packets_received_total'),
-  );
-  expect(sum('downstream_packets_total')).toBe(sum('packets_forwarded_total'));
   return {
-    received: sum('packets_received_total'),
-    forwarded: sum('packets_forwarded_total'),
+    received: total('packets_received_total'),
+    forwarded: total('packets_forwarded_total'),
     toStack: by('packets_to_stack_total', 'reason'),
     dropped: by('packets_dropped_total', 'reason'),
     downstreams: by('downstream_packets_total', 'endpoint'),
   };
+}
+
+function sum(counts: Readonly<Record<string, number>>): number {
+  return Object.values(counts).reduce((all, count) => all + count, 0);
 }
 
 function parseKey(key: string): { name: string; labels: Record<string, string> } {

@@ -11,6 +11,7 @@ import { aSlice } from '../fake/api/slices.ts';
 import { issueCertificate } from '../fake/api/tls.ts';
 import { startAgent } from '../lab/agent.ts';
 import type { Host } from '../lab/host.ts';
+import { lacking, titled } from '../lab/kernel.ts';
 import { labObstacle } from '../lab/lab.ts';
 import { t1 } from '../lab/t1.ts';
 import { t2 } from '../lab/t2.ts';
@@ -70,7 +71,7 @@ const bounded = (capabilities: readonly string[]) => [
   ['-all', ...capabilities.map((one) => `+${one}`)].join(','),
 ];
 
-describe.skipIf(obstacle)(`doctor${obstacle ? ` (skipped: ${obstacle})` : ''}`, () => {
+describe.skipIf(obstacle)(titled('doctor', obstacle), () => {
   test('has no complaint where all is in order, and leaves nothing behind', () => {
     const { node, pods } = built();
     const { code, ok, findings, complaints } = doctor(node, toPods(pods));
@@ -110,7 +111,8 @@ describe.skipIf(obstacle)(`doctor${obstacle ? ` (skipped: ${obstacle})` : ''}`, 
     ]);
   });
 
-  test('NIC features that merge datagrams, where the NIC has them', () => {
+  const noMerging = lacking('gro_forwarding');
+  test.skipIf(noMerging)(titled('NIC features that merge datagrams, where the NIC has them', noMerging), () => {
     const { node, pods } = built();
     node.namespace.run('ethtool', ['-K', 'eth0', 'rx-udp-gro-forwarding', 'on']);
     expect(doctor(node, toPods(pods)).complaints).toEqual([
@@ -145,23 +147,25 @@ describe.skipIf(obstacle)(`doctor${obstacle ? ` (skipped: ${obstacle})` : ''}`, 
     expect(said).toMatch(/port test: no other socket/);
   });
 
-  test('a program on tcx, by its name', () => {
+  const noTcx = lacking('tcx');
+  test.skipIf(noTcx)(titled('a program on tcx, by its name', noTcx), async () => {
     const { node, pods } = built();
     const attach = join(import.meta.dirname, 'tcx.child.ts');
     const child = node.namespace.spawn(process.execPath, [attach, OBJECT, 'eth0'], {
       stdio: ['pipe', 'pipe', 'inherit'],
     });
     cleanUps.push(() => child.stdin!.end());
-    return once(child.stdout!, 'data').then(([said]) => {
-      if (String(said).startsWith('no tcx')) return;
-      const { complaints } = doctor(node, toPods(pods));
-      expect(complaints).toEqual([
-        expect.stringMatching(/^warn hook eth0: tcx program \d+ \(udp_fanout\) runs before every tc filter/),
-      ]);
-    });
+    const [said] = (await once(child.stdout!, 'data')) as [Buffer];
+    expect(said.toString()).toBe('attached\n');
+    const { complaints } = doctor(node, toPods(pods));
+    expect(complaints).toEqual([
+      expect.stringMatching(/^warn hook eth0: tcx program \d+ \(udp_fanout\) runs before every tc filter/),
+    ]);
   });
 
-  test('a port that is an overlay’s, and an MTU that is smaller on the way out', () => {
+  const noOverlay = lacking('vxlan');
+  const overlaid = titled('a port that is an overlay’s, and an MTU that is smaller on the way out', noOverlay);
+  test.skipIf(noOverlay)(overlaid, () => {
     const cluster = t2();
     cleanUps.push(() => cluster.close());
     const { vm2, vip, pods } = cluster;
@@ -178,7 +182,9 @@ describe.skipIf(obstacle)(`doctor${obstacle ? ` (skipped: ${obstacle})` : ''}`, 
     expect(findings.find(({ what }) => what === 'bind test')?.means).toMatch(/on no interface here.*a VIP/);
   });
 
-  test('a metrics port and a listener’s port that others have, and a rule for it', async () => {
+  const noRules = lacking('nftables');
+  const squatted = titled('a metrics port and a listener’s port that others have, and a rule for it', noRules);
+  test.skipIf(noRules)(squatted, async () => {
     const { node, pods } = built();
     const script = `require('net').createServer().listen(9090, () => {
       require('dgram').createSocket('udp4').bind(9000, () => console.log('taken'));

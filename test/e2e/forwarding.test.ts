@@ -2,6 +2,7 @@
 import { afterEach, describe, expect, test } from 'vitest';
 import { type Agent, startAgent } from '../lab/agent.ts';
 import type { Host, Pod, Topology } from '../lab/host.ts';
+import { lacking, titled } from '../lab/kernel.ts';
 import { labObstacle } from '../lab/lab.ts';
 import { type T1Options, t1 } from '../lab/t1.ts';
 import { t2 } from '../lab/t2.ts';
@@ -14,6 +15,7 @@ import { ledger } from './conservation.ts';
 import { inMode, MODES, type Mode } from './modes.ts';
 
 const obstacle = labObstacle();
+const noOverlay = obstacle ?? lacking('vxlan');
 const cleanUps: (() => unknown)[] = [];
 afterEach(async () => {
   for (const cleanUp of cleanUps.splice(0).reverse()) await cleanUp();
@@ -46,8 +48,8 @@ async function expectEvenSpread(
   const { source, ttl, ...rest } = options;
   const at = await receivers(pods);
   const sent = await send(client, { cpu: 0, ...rest, from: source });
-  const report = await at.report({ expect: sent.count });
-  expect(union(report, sent)).toEqual({ received: sent.count, missing: [], duplicated: [] });
+  const report = await at.report({ expect: options.count });
+  expect(union(report, sent)).toEqual({ received: options.count, missing: [], duplicated: [] });
   expect(report.payloadErrors).toBe(0);
   expect(report.errors).toEqual({ InErrors: 0, InCsumErrors: 0, RcvbufErrors: 0, NoPorts: 0 });
   for (const receiver of report.receivers) {
@@ -58,131 +60,124 @@ async function expectEvenSpread(
   return sent;
 }
 
-describe.skipIf(obstacle).each(MODES)(
-  `$name: T1, the guide's base${obstacle ? ` (skipped: ${obstacle})` : ''}`,
-  (mode) => {
-    const variants: [string, T1Options][] = [
-      ['routed pods', { wiring: 'routed' }],
-      ['bridged pods', { wiring: 'bridged' }],
-      ['checksums left to the hardware', { checksums: 'offloaded' }],
-      ['ip_forward 0', { ipForward: 0 }],
-      ['one pod', { pods: 1 }],
-      ['seven pods', { pods: 7 }],
-    ];
+describe.skipIf(obstacle).each(MODES)(titled("$name: T1, the guide's base", obstacle), (mode) => {
+  const variants: [string, T1Options][] = [
+    ['routed pods', { wiring: 'routed' }],
+    ['bridged pods', { wiring: 'bridged' }],
+    ['checksums left to the hardware', { checksums: 'offloaded' }],
+    ['ip_forward 0', { ipForward: 0 }],
+    ['one pod', { pods: 1 }],
+    ['seven pods', { pods: 7 }],
+  ];
 
-    test.each(variants)('%s: each datagram to one pod, in turn, as it was sent', async (_, options) => {
-      const { client, node, pods } = built(t1(options));
-      const agent = await started(mode, node, listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods }));
-      const source = '10.0.0.9:40000';
-      const sent = await expectEvenSpread(client, pods, {
-        to: '10.0.0.1:9000',
-        count: 3000,
-        source,
-        ttl: 64 - mode.hop,
-      });
-      expect(await ledger(agent, 'test')).toMatchObject({
-        received: sent.count,
-        forwarded: sent.count,
-        toStack: {},
-        dropped: {},
-      });
+  test.each(variants)('%s: each datagram to one pod, in turn, as it was sent', async (_, options) => {
+    const { client, node, pods } = built(t1(options));
+    const agent = await started(mode, node, listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods }));
+    const source = '10.0.0.9:40000';
+    const sent = await expectEvenSpread(client, pods, {
+      to: '10.0.0.1:9000',
+      count: 3000,
+      source,
+      ttl: 64 - mode.hop,
     });
+    expect(sent.count).toBe(3000);
+    expect(await ledger(agent, 'test', 3000)).toMatchObject({ forwarded: 3000, toStack: {}, dropped: {} });
+  });
 
-    test.each([16, 512, 1472])('%i bytes of payload arrive whole', async (size) => {
-      const { client, node, pods } = built(t1());
-      await started(mode, node, listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods }));
-      const source = '10.0.0.9:40000';
-      await expectEvenSpread(client, pods, { to: '10.0.0.1:9000', count: 300, size, source, ttl: 64 - mode.hop });
-    });
+  test.each([16, 512, 1472])('%i bytes of payload arrive whole', async (size) => {
+    const { client, node, pods } = built(t1());
+    await started(mode, node, listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods }));
+    const source = '10.0.0.9:40000';
+    await expectEvenSpread(client, pods, { to: '10.0.0.1:9000', count: 300, size, source, ttl: 64 - mode.hop });
+  });
 
-    test('fragments follow their first one', async () => {
-      const { client, node, pods } = built(t1());
-      const agent = await started(mode, node, listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods }));
-      const source = '10.0.0.9:40000';
-      const big = { to: '10.0.0.1:9000', count: 300, size: 4000, rate: 5000, source, ttl: 64 - mode.hop };
-      await expectEvenSpread(client, pods, big);
-      expect(await ledger(agent, 'test')).toMatchObject({ received: 300, forwarded: 300, toStack: {} });
-    });
+  test('fragments follow their first one', async () => {
+    const { client, node, pods } = built(t1());
+    const agent = await started(mode, node, listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods }));
+    const source = '10.0.0.9:40000';
+    const big = { to: '10.0.0.1:9000', count: 300, size: 4000, rate: 5000, source, ttl: 64 - mode.hop };
+    await expectEvenSpread(client, pods, big);
+    expect(await ledger(agent, 'test', 300)).toMatchObject({ forwarded: 300, toStack: {} });
+  });
 
-    test('a packet that holds many datagrams is counted as many', async () => {
-      const { client, node, pods } = built(t1({ checksums: 'offloaded' }));
-      const agent = await started(mode, node, listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods }));
-      const at = await receivers(pods);
-      const sent = await send(client, { to: '10.0.0.1:9000', count: 1920, size: 200, segments: 32, cpu: 0 });
-      const report = await at.report({ expect: sent.count });
-      expect(union(report, sent)).toEqual({ received: 1920, missing: [], duplicated: [] });
-      expect(await ledger(agent, 'test')).toMatchObject({ received: 1920, forwarded: 1920 });
-    });
+  test('a packet that holds many datagrams is counted as many', async () => {
+    const { client, node, pods } = built(t1({ checksums: 'offloaded' }));
+    const agent = await started(mode, node, listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods }));
+    const at = await receivers(pods);
+    const sent = await send(client, { to: '10.0.0.1:9000', count: 1920, size: 200, segments: 32, cpu: 0 });
+    const report = await at.report({ expect: sent.count });
+    expect(union(report, sent)).toEqual({ received: 1920, missing: [], duplicated: [] });
+    expect(await ledger(agent, 'test', 1920)).toMatchObject({ forwarded: 1920 });
+  });
 
-    test('what is not the listener’s reaches whom it is for', async () => {
-      const { client, node, pods } = built(t1());
-      const agent = await started(mode, node, listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods }));
-      const atNode = await receivers([node], 9001);
-      const otherPort = await send(client, { to: '10.0.0.1:9001', count: 100 });
-      expect((await atNode.report({ expect: 100 })).count).toBe(otherPort.count);
-      // Transit: another node's choice, with the listener's own port, stays what it is.
-      const atPods = await receivers(pods);
-      const transit = await send(client, { to: pods[1]!.address, count: 100 });
-      const report = await atPods.report({ expect: 100 });
-      expect(report.receivers.map(({ count }) => count)).toEqual([0, transit.count, 0]);
-      expect(await ledger(agent, 'test')).toMatchObject({ received: 0, forwarded: 0 });
-    });
-  },
-);
+  test('what is not the listener’s reaches whom it is for', async () => {
+    const { client, node, pods } = built(t1());
+    const agent = await started(mode, node, listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods }));
+    const atNode = await receivers([node], 9001);
+    const otherPort = await send(client, { to: '10.0.0.1:9001', count: 100 });
+    const nodeReport = await atNode.report({ expect: 100 });
+    expect(union(nodeReport, otherPort)).toEqual({ received: 100, missing: [], duplicated: [] });
+    // Transit: another node's choice, with the listener's own port, stays what it is.
+    const atPods = await receivers(pods);
+    const transit = await send(client, { to: pods[1]!.address, count: 100 });
+    const report = await atPods.report({ expect: 100 });
+    expect(union(report, transit)).toEqual({ received: 100, missing: [], duplicated: [] });
+    expect(report.receivers.map(({ count }) => count)).toEqual([0, 100, 0]);
+    expect(await ledger(agent, 'test', 0)).toMatchObject({ forwarded: 0 });
+    // That is not for want of a listener.
+    const own = await send(client, { to: '10.0.0.1:9000', count: 30, cpu: 0 });
+    expect(union(await atPods.report({ expect: 30 }), own)).toMatchObject({ received: 30, missing: [] });
+    expect(await ledger(agent, 'test', 30)).toMatchObject({ forwarded: 30 });
+  });
+});
 
-describe.skipIf(obstacle).each(MODES)(
-  `$name: T2, a VIP, vxlan, 80 to 8080${obstacle ? ` (skipped: ${obstacle})` : ''}`,
-  (mode) => {
-    test.each([1, 0] as const)('ip_forward %i: pods here and behind the vxlan get their share', async (ipForward) => {
-      const { client, vm2, vip, pods } = built(t2({ ipForward }));
-      mode.takeVip(vm2, vip.ip);
-      const agent = await started(mode, vm2, listener({ bind: vip.address, interface: 'ens3.100', downstream: pods }));
-      const at = await receivers(pods);
-      const source = `${client.ip}:40000`;
-      const sent = await send(client, { to: vip.address, from: source, count: 3000, cpu: 0, rate: 20_000 });
-      const report = await at.report({ expect: sent.count });
-      expect(union(report, sent)).toEqual({ received: sent.count, missing: [], duplicated: [] });
-      expect(report.errors).toEqual({ InErrors: 0, InCsumErrors: 0, RcvbufErrors: 0, NoPorts: 0 });
-      for (const receiver of report.receivers) {
-        expect(Math.abs(receiver.count - 1000)).toBeLessThanOrEqual(1);
-        expect(receiver.sources).toEqual({ [source]: receiver.count });
-      }
-      expect(await ledger(agent, 'test')).toMatchObject({ received: sent.count, forwarded: sent.count, toStack: {} });
-    });
-  },
-);
+describe.skipIf(noOverlay).each(MODES)(titled('$name: T2, a VIP, vxlan, 80 to 8080', noOverlay), (mode) => {
+  test.each([1, 0] as const)('ip_forward %i: pods here and behind the vxlan get their share', async (ipForward) => {
+    const { client, vm2, vip, pods } = built(t2({ ipForward }));
+    mode.takeVip(vm2, vip.ip);
+    const agent = await started(mode, vm2, listener({ bind: vip.address, interface: 'ens3.100', downstream: pods }));
+    const at = await receivers(pods);
+    const source = `${client.ip}:40000`;
+    const sent = await send(client, { to: vip.address, from: source, count: 3000, cpu: 0, rate: 20_000 });
+    const report = await at.report({ expect: sent.count });
+    expect(union(report, sent)).toEqual({ received: 3000, missing: [], duplicated: [] });
+    expect(report.errors).toEqual({ InErrors: 0, InCsumErrors: 0, RcvbufErrors: 0, NoPorts: 0 });
+    for (const receiver of report.receivers) {
+      expect(Math.abs(receiver.count - 1000)).toBeLessThanOrEqual(1);
+      expect(receiver.sources).toEqual({ [source]: receiver.count });
+    }
+    expect(await ledger(agent, 'test', 3000)).toMatchObject({ forwarded: 3000, toStack: {} });
+  });
+});
 
-describe.skipIf(obstacle).each(MODES)(
-  `$name: T5, two VIPs with one port${obstacle ? ` (skipped: ${obstacle})` : ''}`,
-  (mode) => {
-    test('each goes to its own pods, and neither takes what is for the node or for nobody', async () => {
-      const { client, vm2, first, second, unrelated } = built(t5());
-      for (const { ip } of [first, second]) mode.takeVip(vm2, ip);
-      const atNode = await receivers([vm2], 80);
-      const agent = await started(
-        mode,
-        vm2,
-        listener({ name: 'first', bind: first.address, interface: 'ens3.100', downstream: first.pods }),
-        listener({ name: 'second', bind: second.address, interface: 'ens3.100', downstream: second.pods }),
-      );
-      const at = await receivers([...first.pods, ...second.pods]);
-      const toFirst = await send(client, { to: first.address, count: 1000, cpu: 0 });
-      const toSecond = await send(client, { to: second.address, count: 500, cpu: 0 });
-      const toNode = await send(client, { to: `${vm2.ip}:80`, count: 200 });
-      await send(client, { to: `${unrelated}:80`, count: 100 });
-      const report = await at.report({ expect: 1500 });
-      expect(report.receivers.map(({ count }) => count)).toEqual([500, 500, 500]);
-      expect(union(report, toFirst)).toMatchObject({ received: 1000, missing: [], duplicated: [] });
-      expect(union(report, toSecond)).toMatchObject({ received: 500, missing: [], duplicated: [] });
-      expect((await atNode.report({ expect: 200 })).count).toBe(toNode.count);
-      expect(await ledger(agent, 'first')).toMatchObject({ received: 1000, forwarded: 1000 });
-      expect(await ledger(agent, 'second')).toMatchObject({ received: 500, forwarded: 500 });
-    });
-  },
-);
+describe.skipIf(noOverlay).each(MODES)(titled('$name: T5, two VIPs with one port', noOverlay), (mode) => {
+  test('each goes to its own pods, and neither takes what is for the node or for nobody', async () => {
+    const { client, vm2, first, second, unrelated } = built(t5());
+    for (const { ip } of [first, second]) mode.takeVip(vm2, ip);
+    const atNode = await receivers([vm2], 80);
+    const agent = await started(
+      mode,
+      vm2,
+      listener({ name: 'first', bind: first.address, interface: 'ens3.100', downstream: first.pods }),
+      listener({ name: 'second', bind: second.address, interface: 'ens3.100', downstream: second.pods }),
+    );
+    const at = await receivers([...first.pods, ...second.pods]);
+    const toFirst = await send(client, { to: first.address, count: 1000, cpu: 0 });
+    const toSecond = await send(client, { to: second.address, count: 500, cpu: 0 });
+    const toNode = await send(client, { to: `${vm2.ip}:80`, count: 200 });
+    await send(client, { to: `${unrelated}:80`, count: 100 });
+    const report = await at.report({ expect: 1500 });
+    expect(report.receivers.map(({ count }) => count)).toEqual([500, 500, 500]);
+    expect(union(report, toFirst)).toMatchObject({ received: 1000, missing: [], duplicated: [] });
+    expect(union(report, toSecond)).toMatchObject({ received: 500, missing: [], duplicated: [] });
+    expect(union(await atNode.report({ expect: 200 }), toNode)).toMatchObject({ received: 200, missing: [] });
+    expect(await ledger(agent, 'first', 1000)).toMatchObject({ forwarded: 1000 });
+    expect(await ledger(agent, 'second', 500)).toMatchObject({ forwarded: 500 });
+  });
+});
 
 describe.skipIf(obstacle).each(MODES)(
-  `$name: T8, IPv6 over two nodes without encapsulation${obstacle ? ` (skipped: ${obstacle})` : ''}`,
+  titled('$name: T8, IPv6 over two nodes without encapsulation', obstacle),
   (mode) => {
     test.each(['global', 'link-local'] as const)('next hop %s: pods on both nodes, source intact', async (nextHop) => {
       const { client, a, b, pods, vips } = built(t8({ nextHop }));
@@ -196,7 +191,7 @@ describe.skipIf(obstacle).each(MODES)(
       const from = Array.from({ length: 20 }, (_, index) => `[${client.ip}]:${40000 + index}`);
       const sent = await send(client, { to: bind, from, count: 2000, cpu: 0, rate: 20_000 });
       const report = await at.report({ expect: sent.count });
-      expect(union(report, sent)).toEqual({ received: sent.count, missing: [], duplicated: [] });
+      expect(union(report, sent)).toEqual({ received: 2000, missing: [], duplicated: [] });
       expect(report.errors).toEqual({ InErrors: 0, InCsumErrors: 0, RcvbufErrors: 0, NoPorts: 0 });
       for (const receiver of report.receivers) {
         // Each node that the router's hash chose has its own round robin.
@@ -205,9 +200,8 @@ describe.skipIf(obstacle).each(MODES)(
         const [least, most] = [63 - 2 * mode.hop, 64 - 2 * mode.hop];
         expect(Object.keys(receiver.ttls).every((ttl) => Number(ttl) >= least && Number(ttl) <= most)).toBe(true);
       }
-      const books = await Promise.all(agents.map((agent) => ledger(agent, 'test')));
-      expect(books.reduce((sum, { received }) => sum + received, 0)).toBe(sent.count);
-      expect(books.every(({ received }) => received > 0)).toBe(true);
+      const books = await Promise.all(agents.map((agent) => ledger(agent, 'test', { atLeast: 1 })));
+      expect(books.map(({ received }) => received).reduce((sum, each) => sum + each)).toBe(2000);
     });
 
     test('two nodes that listen on the port of their pods do not play ping-pong', async () => {
@@ -218,8 +212,8 @@ describe.skipIf(obstacle).each(MODES)(
       const sent = await send(client, { to: `[${a.ip}]:5514`, count: 1000, cpu: 0 });
       const report = await at.report({ expect: 1000 });
       expect(union(report, sent)).toEqual({ received: 1000, missing: [], duplicated: [] });
-      const books = await Promise.all(agents.map((agent) => ledger(agent, 'test')));
-      expect(books.map(({ received }) => received)).toEqual([1000, 0]);
+      expect(await ledger(agents[0]!, 'test', 1000)).toMatchObject({ forwarded: 1000 });
+      await ledger(agents[1]!, 'test', 0);
     });
   },
 );

@@ -11,6 +11,5 @@ const [object = '', nic = ''] = process.argv.slice(2);
 const { index } = findLink(openHost().links(), nic)!;
 const create = koffi.load('libbpf.so.1').func('int bpf_link_create(int prog, int target, int type, const void *opts)');
 const link: number = create(loadObject(object, 1).programFd, index, TCX_INGRESS, null);
-// Before Linux 6.6 there is none.
-process.stdout.write(link < 0 ? `no tcx: ${link}\n` : 'attached\n');
+process.stdout.write(link < 0 ? `not attached: ${link}\n` : 'attached\n');
 process.stdin.on('end', () => process.exit(0)).resume();

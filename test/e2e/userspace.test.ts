@@ -1,6 +1,5 @@
 /** The userspace datapath where it differs from the kernel path: sources, sizes, failures, its place as safety net. */
-import { readdirSync } from 'node:fs';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { closeSync, readdirSync } from 'node:fs';
 import { Worker } from 'node:worker_threads';
 import { afterEach, describe, expect, test } from 'vitest';
 import { openUserspaceDatapath } from '../../agent/datapath/userspace/datapath.ts';
@@ -9,8 +8,10 @@ import { buildTable } from '../../agent/table.ts';
 import { aListener, aLog, anEndpoint } from '../fake/words.ts';
 import { type Agent, startAgent } from '../lab/agent.ts';
 import type { Host, Topology } from '../lab/host.ts';
+import { titled } from '../lab/kernel.ts';
 import { labObstacle } from '../lab/lab.ts';
-import { AF, bind, SOCK, sendTo, socket } from '../lab/libc.ts';
+import { AF, bind, errnoName, SOCK, sendTo, socket } from '../lab/libc.ts';
+import { patient } from '../lab/patience.ts';
 import { encodeSockaddr, parseAddress } from '../lab/sockaddr.ts';
 import { type T1, t1 } from '../lab/t1.ts';
 import { type Receivers, receive, send, startSending } from '../lab/traffic.ts';
@@ -19,7 +20,7 @@ import { config, listener } from './configs.ts';
 import { ledger } from './conservation.ts';
 
 const obstacle = labObstacle();
-const title = (text: string) => `${text}${obstacle ? ` (skipped: ${obstacle})` : ''}`;
+const title = (text: string) => titled(text, obstacle);
 const cleanUps: (() => unknown)[] = [];
 afterEach(async () => {
   for (const cleanUp of cleanUps.splice(0).reverse()) await cleanUp();
@@ -68,7 +69,11 @@ function sendPlain({ namespace }: Host, to: string, size: number, count: number)
   namespace.inside(() => {
     const fd = socket(v4 ? AF.INET : AF.INET6, SOCK.DGRAM);
     bind(fd, encodeSockaddr({ family: v4 ? 4 : 6, ip: v4 ? '0.0.0.0' : '::', port: 0 }));
-    for (let i = 0; i < count; i++) expect(sendTo(fd, Buffer.alloc(size), size, address)).toBe(0);
+    for (let i = 0; i < count; i++) {
+      const errno = sendTo(fd, Buffer.alloc(size), size, address);
+      if (errno !== 0) throw new Error(`send of ${size} bytes to ${to}: ${errnoName(errno)}`);
+    }
+    closeSync(fd);
   });
 }
 
@@ -102,8 +107,7 @@ describe.skipIf(obstacle)(title('userspace: sizes and families'), () => {
       }
     }
     const large = sizes.filter((size) => size > most).length;
-    expect(await ledger(agent, 'test')).toMatchObject({
-      received: 2 * count * sizes.length,
+    expect(await ledger(agent, 'test', 2 * count * sizes.length)).toMatchObject({
       dropped: large ? { truncated: 2 * count * large } : {},
     });
   });
@@ -114,15 +118,17 @@ describe.skipIf(obstacle)(title('userspace: sources'), () => {
     const { client, node, pods } = built(t1());
     const agent = await started(node, [pods[0]!.address], { source: 'nat' });
     const at = await receivers(pods.slice(0, 1));
-    await send(client, { to: '10.0.0.1:9000', from: CLIENT, count: 100 });
-    const [receiver] = (await at.report({ expect: 100 })).receivers;
+    const sent = await send(client, { to: '10.0.0.1:9000', from: CLIENT, count: 100 });
+    const report = await at.report({ expect: 100 });
+    expect(union(report, sent)).toEqual({ received: 100, missing: [], duplicated: [] });
+    const [receiver] = report.receivers;
     expect(Object.keys(receiver!.sources).every((source) => source.startsWith('10.0.0.1:'))).toBe(true);
-    expect(receiver!.count).toBe(100);
     expect(agent.lines.filter((line) => / WARN | ERROR /.test(line))).toEqual([]);
   });
 
   test('preserve: talkers and the long tail alike, in order, with few descriptors', async () => {
-    const { client, node, pods } = built(t1({ pods: 1 }));
+    // Checksums left to hardware: before Linux 6.11 nothing else can send many datagrams as one.
+    const { client, node, pods } = built(t1({ pods: 1, checksums: 'offloaded' }));
     const settings = { ...SETTINGS, max_sources: 4 };
     const agent = await started(node, [pods[0]!.address], { source: 'preserve', settings });
     const before = readdirSync(`/proc/${agent.pid}/fd`).length;
@@ -131,8 +137,9 @@ describe.skipIf(obstacle)(title('userspace: sources'), () => {
     // In bursts of many from one source, and of one each from many.
     const talk = await send(client, { to: '10.0.0.1:9000', from: from.slice(0, 12), count: 2400, segments: 20 });
     const tail = await send(client, { to: '10.0.0.1:9000', from, count: 3000 });
-    const report = await at.report({ expect: talk.count + tail.count });
-    for (const sent of [talk, tail]) expect(union(report, sent)).toMatchObject({ missing: [], duplicated: [] });
+    const report = await at.report({ expect: 5400 });
+    expect(union(report, talk)).toEqual({ received: 2400, missing: [], duplicated: [] });
+    expect(union(report, tail)).toEqual({ received: 3000, missing: [], duplicated: [] });
     const [receiver] = report.receivers;
     const expected = Object.fromEntries(from.map((source, i) => [source, 10 + (i < 12 ? 200 : 0)]));
     expect(receiver!.sources).toEqual(expected);
@@ -161,10 +168,11 @@ describe.skipIf(obstacle)(title('userspace: downstreams that fail'), () => {
     const sent = await send(client, { to: '10.0.0.1:9000', from: CLIENT, count: 3000, rate: 20_000 });
     const start = performance.now();
     const report = await at.report({ expect: 2000 });
-    expect(performance.now() - start).toBeLessThan(1000);
+    expect(performance.now() - start).toBeLessThan(patient(1000));
     expect(report.receivers.map(({ count }) => count)).toEqual([1000, 1000]);
-    const { received, forwarded, dropped } = await ledger(agent, 'test');
-    expect([received, forwarded >= 2000]).toEqual([sent.count, true]);
+    expect(union(report, sent)).toMatchObject({ received: 2000, duplicated: [] });
+    const { forwarded, dropped } = await ledger(agent, 'test', 3000);
+    expect(forwarded).toBeGreaterThanOrEqual(2000);
     expect(Object.keys(dropped).filter((reason) => !reasons.includes(reason))).toEqual([]);
     if (kind === 'unroutable') expect(dropped).toEqual({ ENETUNREACH: 1000 });
     if (kind === 'refused') expect(dropped.ECONNREFUSED).toBeGreaterThan(0);
@@ -186,10 +194,11 @@ describe.skipIf(obstacle)(title('userspace: downstreams that fail'), () => {
     arrived += (await at.report({ quiet: 200 })).count;
     // The kernel tells of what it dropped with the next datagram that it does not drop.
     const last = await send(client, { to: '10.0.0.1:9000', from: CLIENT, count: 10 });
-    arrived += (await at.report({ expect: last.count })).count;
+    const after = await at.report({ expect: 10 });
+    expect(union(after, last)).toEqual({ received: 10, missing: [], duplicated: [] });
+    arrived += after.count;
     const count = many.count + last.count;
-    const { received, forwarded, dropped } = await ledger(agent, 'test');
-    expect(received).toBe(count);
+    const { forwarded, dropped } = await ledger(agent, 'test', 3010);
     expect(forwarded).toBe(arrived);
     expect(dropped).toEqual({ receive_buffer: count - arrived });
     expect(arrived).toBeLessThan(count);
@@ -216,28 +225,6 @@ describe.skipIf(obstacle)(title('userspace: tables'), () => {
     };
     return { datapath, log, apply: (ips: readonly string[]) => node.namespace.inside(() => apply(ips)) };
   }
-
-  test('500 swaps under load: no gap, no duplicate, and nothing to one that is gone', async () => {
-    const { client, node, pods } = built(t1());
-    const { datapath, log, apply } = inProcess(node);
-    expect(apply(pods.map(({ ip }) => ip))).toEqual([]);
-    const at = await receivers(pods);
-    const sending = startSending(client, { to: '10.0.0.1:9000', from: CLIENT, rate: 20_000 });
-    for (let swap = 0; swap < 500; swap++) {
-      const gone = swap % 3;
-      expect(apply(pods.filter((_, index) => index !== gone).map(({ ip }) => ip))).toEqual([]);
-      await sleep(1);
-      if (swap % 50 !== 49) continue;
-      const before = (await at.peek()).receivers[gone]!.count;
-      await sleep(10);
-      expect((await at.peek()).receivers[gone]!.count).toBe(before);
-    }
-    const sent = await sending.stop();
-    const report = await at.report({ expect: sent.count });
-    expect(union(report, sent)).toEqual({ received: sent.count, missing: [], duplicated: [] });
-    expect(datapath.counters()).toMatchObject([{ received: sent.count, forwarded: sent.count, workerDeaths: 0 }]);
-    expect(log.lines.filter((line) => !/updated userspace downstream set/.test(line))).toEqual([]);
-  });
 
   test('a worker that dies is started again, and what waited for it is forwarded', async () => {
     const { client, node, pods } = built(t1());
@@ -296,7 +283,7 @@ describe.skipIf(obstacle)(title('the safety net under the kernel path'), () => {
       pods.map(({ address }) => address),
     );
     const at = await receivers(pods);
-    const sending = startSending(client, { to: '10.0.0.1:9000', from: CLIENT, rate: 5000, cpu: 0 });
+    const sending = await startSending(client, { to: '10.0.0.1:9000', from: CLIENT, rate: 5000, cpu: 0 });
     for (let times = 0; times < 3; times++) {
       const from = agent.lines.length;
       node.namespace.run('tc', ['filter', 'del', 'dev', 'eth0', 'ingress', 'pref', '49152']);
@@ -308,7 +295,7 @@ describe.skipIf(obstacle)(title('the safety net under the kernel path'), () => {
     const received = await rowsOf(agent, 'received');
     expect(received.userspace).toBeGreaterThan(0);
     expect(received.tc_ebpf! + received.userspace!).toBe(sent.count);
-    await ledger(agent, 'test');
+    await ledger(agent, 'test', sent.count);
   });
 
   test('as long as no program can be attached /readyz says so, and the listener works', async () => {
@@ -317,7 +304,10 @@ describe.skipIf(obstacle)(title('the safety net under the kernel path'), () => {
       node,
       pods.map(({ address }) => address),
     );
-    node.namespace.ip(['link set eth0 name lan0']);
+    // Before Linux 6.2 an interface that is up keeps its name.
+    const rename = (from: string, to: string) =>
+      node.namespace.ip([`link set ${from} down`, `link set ${from} name ${to}`, `link set ${to} up`]);
+    rename('eth0', 'lan0');
     await agent.waitFor(/ERROR interface not found: eth0/);
     expect(await agent.get('/readyz')).toMatchObject({ status: 503, body: 'not ready: attachment(eth0)\n' });
     const at = await receivers(pods);
@@ -325,7 +315,7 @@ describe.skipIf(obstacle)(title('the safety net under the kernel path'), () => {
     expect(union(await at.report({ expect: 300 }), sent)).toMatchObject({ received: 300, missing: [] });
     expect(await rowsOf(agent, 'forwarded')).toEqual({ tc_ebpf: 0, userspace: 300 });
     const from = agent.lines.length;
-    node.namespace.ip(['link set lan0 name eth0']);
+    rename('lan0', 'eth0');
     await agent.waitFor(ATTACHED, { from });
     expect((await agent.get('/readyz')).status).toBe(200);
   });
@@ -341,8 +331,8 @@ describe.skipIf(obstacle)(title('the safety net under the kernel path'), () => {
     const at = await receivers(pods);
     const sent = await send(node, { to: '10.7.7.7:9000', from: '10.0.0.1:40000', count: 30 });
     expect(union(await at.report({ expect: 30 }), sent)).toMatchObject({ received: 30, missing: [] });
-    await send(client, { to: '10.7.7.7:9000', from: CLIENT, count: 30 });
-    expect((await at.report({ expect: 30 })).count).toBe(30);
+    const fromOutside = await send(client, { to: '10.7.7.7:9000', from: CLIENT, count: 30 });
+    expect(union(await at.report({ expect: 30 }), fromOutside)).toMatchObject({ received: 30, missing: [] });
     expect(await rowsOf(agent, 'received')).toEqual({ tc_ebpf: 30, userspace: 30 });
   });
 
@@ -352,8 +342,8 @@ describe.skipIf(obstacle)(title('the safety net under the kernel path'), () => {
     await agent.waitFor(/INFO listener "test" has no safety net: a downstream on this host has its port/);
     const at = await receivers([node], { port: 9000 });
     client.namespace.ip(['route add 10.7.7.7/32 via 10.0.0.1']);
-    await send(client, { to: '10.7.7.7:9000', from: CLIENT, count: 30 });
-    expect((await at.report({ expect: 30 })).count).toBe(30);
+    const sent = await send(client, { to: '10.7.7.7:9000', from: CLIENT, count: 30 });
+    expect(union(await at.report({ expect: 30 }), sent)).toMatchObject({ received: 30, missing: [] });
   });
 });
 
@@ -380,7 +370,8 @@ describe.skipIf(obstacle)(title('mode auto'), () => {
     expect(agent.lines.filter((line) => /sources are not preserved/.test(line))).toHaveLength(1);
     expect(await agent.get('/readyz')).toMatchObject({ status: 200 });
     const { code, ms } = await agent.stop();
-    expect([code, ms < 2000]).toEqual([0, true]);
+    expect(code).toBe(0);
+    expect(ms).toBeLessThan(patient(2000));
   });
 
   test('an interface that takes no program is served by userspace, sources intact', async () => {

@@ -75,7 +75,7 @@ export async function inPod(root: string): Promise<Deployed> {
       [
         'kubectl exec ... -- tcpdump -i eth0 udp port 5514 -n -c 5',
         async () => {
-          const sending = startSending(lab.client, { to: `10.0.0.1:${PORT}`, rate: 200 });
+          const sending = await startSending(lab.client, { to: `10.0.0.1:${PORT}`, rate: 200 });
           await sleep(100);
           const seen = exec('timeout', '10', 'tcpdump', '-i', 'eth0', 'udp', 'port', String(PORT), '-n', '-c', '5');
           await sending.stop();

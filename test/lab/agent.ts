@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Host } from './host.ts';
 import type { Namespace } from './namespace.ts';
+import { patient } from './patience.ts';
 import { parseAddress } from './sockaddr.ts';
 
 const PROGRAM = join(import.meta.dirname, '../../dist/udp-fanout.js');
@@ -86,20 +87,24 @@ export class Agent {
     });
   }
 
-  /** Resolves with the first log line from number `from` on that matches; throws with the log if none comes in time. */
+  /**
+   * Resolves with the first log line from number `from` on that matches; throws with the log if none comes within
+   * `timeout` ms of an ordinary machine.
+   */
   async waitFor(pattern: RegExp, { timeout = 5000, from = 0 } = {}): Promise<string> {
-    const deadline = AbortSignal.timeout(timeout);
+    const limit = patient(timeout);
+    const deadline = AbortSignal.timeout(limit);
     for (;;) {
       const found = this.lines.slice(from).find((line) => pattern.test(line));
       if (found !== undefined) return found;
-      const why = deadline.aborted ? `no line in ${timeout} ms` : this.#hasEnded ? 'the agent ended' : undefined;
+      const why = deadline.aborted ? `no line in ${limit} ms` : this.#hasEnded ? 'the agent ended' : undefined;
       if (why) throw new Error(`${pattern}: ${why}; its log:\n${this.lines.join('\n')}`);
       await once(this.#activity, 'news', { signal: deadline }).catch(() => {});
     }
   }
 
   /** Sends SIGTERM and waits; throws with the log, and kills it, if it does not end within `timeout` ms. */
-  async stop(timeout = 5000): Promise<Ending> {
+  async stop(timeout = patient(5000)): Promise<Ending> {
     const started = performance.now();
     const giveUp = setTimeout(() => this.kill('SIGKILL'), timeout);
     this.kill('SIGTERM');

@@ -7,7 +7,7 @@ import { SystemError } from '../../agent/ffi/errno.ts';
 export const AF = { INET: 2, INET6: 10, PACKET: 17 } as const;
 export const SOCK = { STREAM: 1, DGRAM: 2, RAW: 3, NONBLOCK: 0o4000, CLOEXEC: 0o2000000 } as const;
 export const SOL = { IP: 0, SOCKET: 1, UDP: 17, IPV6: 41, PACKET: 263 } as const;
-export const SO = { REUSEADDR: 2, SNDTIMEO: 21, SNDBUFFORCE: 32, RCVBUFFORCE: 33 } as const;
+export const SO = { REUSEADDR: 2, SNDTIMEO: 21, SNDBUFFORCE: 32, RCVBUFFORCE: 33, TIMESTAMPNS: 35 } as const;
 export const IP = { TOS: 1, TTL: 2, MTU_DISCOVER: 10, RECVTTL: 12, TRANSPARENT: 19 } as const;
 export const IPV6 = {
   UNICAST_HOPS: 16,
@@ -21,6 +21,7 @@ export const UDP_SEGMENT = 103;
 export const PACKET_AUXDATA = 8;
 export const POLLIN = 1;
 const CLONE_NEWNET = 0x40000000;
+const CLOCK_REALTIME = 0;
 const EAGAIN = 11;
 
 const libc = koffi.load('libc.so.6');
@@ -36,6 +37,7 @@ const raw = {
   sendto: declare('long sendto(int fd, const void *buf, size_t len, int flags, const void *addr, uint32_t alen)'),
   recvmmsg: declare('int recvmmsg(int fd, void *messages, unsigned int count, int flags, void *timeout)'),
   poll: declare('int poll(void *fds, unsigned long count, int timeout)'),
+  clock_gettime: declare('int clock_gettime(int clock, void *time)'),
   if_nametoindex: libc.func('unsigned int if_nametoindex(const char *name)') as (name: string) => number,
   sched_getaffinity: declare('int sched_getaffinity(int pid, size_t size, void *mask)'),
   sched_setaffinity: declare('int sched_setaffinity(int pid, size_t size, const void *mask)'),
@@ -93,9 +95,27 @@ export function setOption(fd: number, level: number, name: number, value: number
   check('setsockopt', raw.setsockopt(fd, level, name, bytes, bytes.length), `level ${level}, option ${name}`);
 }
 
-/** Sends the first `length` bytes of `data`; returns 0, or the errno of the failure, which is a value to a sender. */
+/**
+ * Sends the first `length` bytes of `data`; returns 0, or the errno of the failure, which is a value to a sender. Throws
+ * if only a part was sent, which no datagram socket should do.
+ */
 export function sendTo(fd: number, data: Buffer, length: number, address: Buffer): number {
-  return raw.sendto(fd, data, length, 0, address, address.length) < 0 ? koffi.errno() : 0;
+  const sent = raw.sendto(fd, data, length, 0, address, address.length);
+  if (sent < 0) return koffi.errno();
+  if (sent !== length) throw new Error(`sendto: ${sent} of ${length} bytes were sent`);
+  return 0;
+}
+
+/** Microseconds since 1970 by the clock with which the kernel stamps what it receives. */
+export function realTime(): number {
+  const time = Buffer.alloc(16);
+  check('clock_gettime', raw.clock_gettime(CLOCK_REALTIME, time));
+  return microseconds(time);
+}
+
+/** struct timespec in microseconds. */
+export function microseconds(time: Buffer): number {
+  return Number(time.readBigInt64LE(0)) * 1e6 + Number(time.readBigInt64LE(8)) / 1e3;
 }
 
 /** The name of an errno: `EMSGSIZE`. */

@@ -5,6 +5,7 @@ import { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { AF, connect, insideNamespace, SO, SOCK, SOL, setOption, socket } from './libc.ts';
+import { patient } from './patience.ts';
 import { encodeSockaddr, parseAddress } from './sockaddr.ts';
 
 export const NAMESPACE_DIRECTORY = '/run/netns';
@@ -107,7 +108,7 @@ export class Namespace {
     const fd = this.inside(() => {
       const opened = socket(target.family === 4 ? AF.INET : AF.INET6, SOCK.STREAM);
       const timeout = Buffer.alloc(16);
-      timeout.writeBigInt64LE(2n);
+      timeout.writeBigInt64LE(BigInt(Math.ceil(patient(2))));
       setOption(opened, SOL.SOCKET, SO.SNDTIMEO, timeout);
       connect(opened, encodeSockaddr(target));
       return opened;

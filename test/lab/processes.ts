@@ -1,5 +1,6 @@
 /** Processes by id: who lives in a namespace, who still runs, and how they are ended. */
 import { readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
+import { patient } from './patience.ts';
 
 /** When a running process started, in clock ticks since boot; undefined if it has ended: with its id this names it for good. */
 export function startTime(pid: number): string | undefined {
@@ -14,11 +15,11 @@ export function membersOf(paths: readonly string[]): number[] {
 }
 
 /** Ends processes by id: SIGTERM, then after `grace` ms SIGKILL. Returns when none runs any more; blocks meanwhile. */
-export function endProcesses(pids: readonly number[], grace = 2000): void {
+export function endProcesses(pids: readonly number[], grace = patient(2000)): void {
   signal(pids, 'SIGTERM');
   const stubborn = waitForEnd(pids, grace);
   signal(stubborn, 'SIGKILL');
-  waitForEnd(stubborn, 1000);
+  waitForEnd(stubborn, patient(1000));
 }
 
 /** Blocks this thread. */

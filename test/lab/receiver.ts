@@ -6,6 +6,7 @@ import { openSync, readSync, writeSync } from 'node:fs';
 import { AF, bind, IP, IPV6, insideNamespace, POLLIN, poll, SO, SOCK, SOL, setOption, socket } from './libc.ts';
 import { MessageBatch } from './messages.ts';
 import { readCounters } from './namespace.ts';
+import { patient } from './patience.ts';
 import { encodeSockaddr, parseAddress } from './sockaddr.ts';
 import { type Tally, TallyCounter } from './tally.ts';
 
@@ -14,9 +15,11 @@ export interface ReceiverJob {
   readonly sockets: readonly { name: string; namespace: string; bind: string }[];
   /** SO_RCVBUF in bytes. */
   readonly buffer: number;
+  /** Whether times of handing over are asked of the kernel, instead of TTLs. */
+  readonly times: boolean;
 }
 
-/** A line on standard input: report at once, or after the traffic has settled and then count anew. */
+/** A line on standard input: report what is here, or after the traffic has settled and then count anew. */
 export type ReceiverCommand =
   | { readonly kind: 'peek' }
   | { readonly kind: 'settle'; readonly expect: number; readonly quiet: number; readonly limit: number };
@@ -40,7 +43,10 @@ interface Receiver {
   tally: TallyCounter;
 }
 
-const LINGER = 10;
+/** A duplicate is right behind the datagram that completes the count. */
+const LINGER = patient(10);
+/** Rounds in which all that waited when somebody peeked is fetched: far more than fit into a socket's buffer. */
+const ROUNDS = 10_000;
 const batch = new MessageBatch();
 const job = JSON.parse(process.argv[2]!) as ReceiverJob;
 const receivers = job.sockets.map(openReceiver);
@@ -68,17 +74,20 @@ function openReceiver({ name, namespace, bind: address }: ReceiverJob['sockets']
     // On all addresses, but not in the way of one that is bound to a VIP and the same port.
     setOption(opened, SOL.SOCKET, SO.REUSEADDR, 1);
     setOption(opened, SOL.SOCKET, SO.RCVBUFFORCE, job.buffer);
-    if (target.family === 4) setOption(opened, SOL.IP, IP.RECVTTL, 1);
-    else for (const option of [IPV6.V6ONLY, IPV6.RECVHOPLIMIT]) setOption(opened, SOL.IPV6, option, 1);
+    if (job.times) setOption(opened, SOL.SOCKET, SO.TIMESTAMPNS, 1);
+    if (target.family === 4) setOption(opened, SOL.IP, IP.RECVTTL, job.times ? 0 : 1);
+    else setOption(opened, SOL.IPV6, IPV6.V6ONLY, 1);
+    if (target.family === 6) setOption(opened, SOL.IPV6, IPV6.RECVHOPLIMIT, job.times ? 0 : 1);
     bind(opened, encodeSockaddr(target));
     return [opened, udpErrors()] as const;
   });
   // Held open: its counters outlive the name, when a pod is taken away.
-  return { name, namespace: `/proc/self/fd/${openSync(namespace, 'r')}`, fd, before, tally: new TallyCounter(name) };
+  return { name, namespace: `/proc/self/fd/${openSync(namespace, 'r')}`, fd, before, tally: counter(name) };
 }
 
 function obey(command: ReceiverCommand): void {
   if (command.kind === 'settle') settle(command);
+  else for (let round = 0; round < ROUNDS && receive(0) > 0; round++);
   print(
     receivers.map(({ tally, before, namespace }) => {
       const errors = difference(insideNamespace(namespace, udpErrors), before);
@@ -87,7 +96,7 @@ function obey(command: ReceiverCommand): void {
   );
   if (command.kind === 'peek') return;
   for (const receiver of receivers) {
-    receiver.tally = new TallyCounter(receiver.name);
+    receiver.tally = counter(receiver.name);
     receiver.before = insideNamespace(receiver.namespace, udpErrors);
   }
 }
@@ -97,7 +106,6 @@ function settle({ expect, quiet, limit }: ReceiverCommand & { kind: 'settle' }):
   const end = performance.now() + limit;
   let last = performance.now();
   for (let now = last; now < end; now = performance.now()) {
-    // A duplicate would be right behind the datagram that completes the count.
     const patience = total() >= expect ? LINGER : quiet;
     if (now - last >= patience) return;
     if (receive(Math.ceil(patience - (now - last))) > 0) last = performance.now();
@@ -112,6 +120,10 @@ function receive(timeout: number): number {
     if (pollFds.readInt16LE(at * 8 + 14) !== 0) count += batch.receive(fd, (message) => tally.add(message));
   }
   return count;
+}
+
+function counter(name: string): TallyCounter {
+  return new TallyCounter(name, job.times);
 }
 
 function total(): number {

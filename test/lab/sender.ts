@@ -1,11 +1,12 @@
 /**
- * Program: sends numbered datagrams from one namespace, dealing them to its streams in turn, and says at the end what
- * it sent. Stops early when its standard input ends.
+ * Program: sends numbered datagrams from one namespace, dealing them to its streams in turn. Says when the first has left,
+ * and at the end what it sent. Ends early when a send fails, or when its standard input ends.
  */
 import { writeSync } from 'node:fs';
 import { formatAddress } from '../../agent/address.ts';
 import * as libc from './libc.ts';
 import { writePayload } from './payload.ts';
+import { sleepSync } from './processes.ts';
 import { decodeSockaddr, encodeSockaddr, parseAddress } from './sockaddr.ts';
 
 /** The program's only argument, as JSON. */
@@ -18,6 +19,10 @@ export interface SenderJob {
   readonly streams: number;
   readonly firstStream: number;
   readonly count: number;
+  /** Even if its input ends it sends so many. */
+  readonly least: number;
+  /** Goes on after a send that failed, and counts it. */
+  readonly mayFail: boolean;
   readonly size: number;
   /** Datagrams a second; 0: as fast as it goes. */
   readonly rate: number;
@@ -29,10 +34,13 @@ export interface SenderJob {
   readonly segments: number;
 }
 
-/** The program's only line on standard output. */
+/** The program's first line on standard output, unless no send succeeds. */
+export const FLOWS = 'flows';
+
+/** The program's last line on standard output. */
 export interface SenderResult {
   readonly streams: readonly SentStream[];
-  /** Failed sends by errno name. Their datagrams are not in any stream's count. */
+  /** Datagrams of failed sends, by errno name. They are not in any stream's count. */
   readonly failures: Readonly<Record<string, number>>;
   readonly ms: number;
 }
@@ -65,6 +73,8 @@ const failures: Record<string, number> = {};
 const input = Buffer.alloc(8);
 input.writeInt16LE(libc.POLLIN, 4);
 const buffer = Buffer.alloc(job.size * job.segments);
+let flows = false;
+let inputEnded = false;
 
 const ms = libc.onCpu(job.cpu, sendAll);
 const result: SenderResult = {
@@ -72,7 +82,7 @@ const result: SenderResult = {
   failures,
   ms,
 };
-writeSync(1, `${JSON.stringify(result)}\n`);
+print(result);
 
 /** Sends what is due, then sleeps on its input until more is. Returns the milliseconds it took. */
 function sendAll(): number {
@@ -81,21 +91,41 @@ function sendAll(): number {
     const due = job.rate === 0 ? job.count : Math.ceil(((performance.now() - start + 1) * job.rate) / 1000);
     // A sender that was held up must not flood the receivers with all that it owes.
     const burst = Math.min(due, job.count, done + LARGEST_BURST);
-    while (done < burst) done += sendNext(streams[turn++ % streams.length]!, Math.min(job.segments, job.count - done));
+    while (done < burst) {
+      const datagrams = Math.min(job.segments, job.count - done);
+      const errno = sendNext(streams[turn++ % streams.length]!, datagrams);
+      if (errno !== 0) failures[libc.errnoName(errno)] = (failures[libc.errnoName(errno)] ?? 0) + datagrams;
+      if (errno !== 0 && !job.mayFail) return performance.now() - start;
+      if (errno === 0 && !flows) print(FLOWS);
+      flows ||= errno === 0;
+      done += datagrams;
+    }
     const early = job.rate === 0 ? 0 : (done * 1000) / job.rate - (performance.now() - start);
-    if (done < job.count && libc.poll(input, Math.max(0, Math.ceil(early))) > 0) break;
+    const ends = done < job.count && rest(Math.max(0, Math.ceil(early)));
+    if (ends && done >= job.least) break;
   }
   return performance.now() - start;
 }
 
+/** Waits so many milliseconds, or until the input ends; true if it has. */
+function rest(ms: number): boolean {
+  if (inputEnded) sleepSync(ms);
+  inputEnded ||= libc.poll(input, ms) > 0;
+  return inputEnded;
+}
+
+/** Returns 0 or an errno. */
 function sendNext(stream: Stream, datagrams: number): number {
   for (let i = 0; i < datagrams; i++) {
     writePayload(buffer, { stream: stream.stream, sequence: stream.count + i }, i * job.size, job.size);
   }
   const errno = libc.sendTo(stream.fd, buffer, datagrams * job.size, to);
   if (errno === 0) stream.count += datagrams;
-  else failures[libc.errnoName(errno)] = (failures[libc.errnoName(errno)] ?? 0) + datagrams;
-  return datagrams;
+  return errno;
+}
+
+function print(line: SenderResult | typeof FLOWS): void {
+  writeSync(1, `${JSON.stringify(line)}\n`);
 }
 
 function openStream(index: number): Stream {

@@ -1,6 +1,7 @@
 /** What one receiver has seen: counts per stream, source and TTL, and which sequence numbers. Plain JSON goes out. */
 
 import { formatAddress } from '../../agent/address.ts';
+import { microseconds } from './libc.ts';
 import type { Message } from './messages.ts';
 import { readPayload } from './payload.ts';
 import { decodeSockaddr } from './sockaddr.ts';
@@ -32,6 +33,12 @@ export interface Tally {
   readonly sources: Readonly<Record<string, number>>;
   /** Datagrams by TTL or hop limit on arrival. */
   readonly ttls: Readonly<Record<string, number>>;
+  /**
+   * Where asked for: of each datagram, in any order, when the kernel was handed it for this host, which for a veth is
+   * inside the sender's system call (or the program's run), however long it then waits on the way to the socket.
+   * Microseconds since 1970, as the base64 of doubles.
+   */
+  readonly times: string;
 }
 
 /** Counts the messages of one receiver. */
@@ -42,18 +49,21 @@ export class TallyCounter {
   readonly #ttls = new Map<number, number>();
   #bytes = 0;
   #payloadErrors = 0;
+  #times: number[] | undefined;
   count = 0;
 
-  constructor(name: string) {
+  /** `times`: the messages' control data are times, not TTLs. */
+  constructor(name: string, times = false) {
     this.#name = name;
+    if (times) this.#times = [];
   }
 
   add({ data, name, control }: Message): void {
     this.count++;
     this.#bytes += data.length;
     this.#addSource(name);
-    const ttl = control.length >= 4 ? control.readInt32LE(0) : -1;
-    this.#ttls.set(ttl, (this.#ttls.get(ttl) ?? 0) + 1);
+    if (this.#times) this.#times.push(microseconds(control));
+    else this.#addTtl(control.length >= 4 ? control.readInt32LE(0) : -1);
     const numbered = readPayload(data);
     if (!numbered) {
       this.#payloadErrors++;
@@ -64,17 +74,22 @@ export class TallyCounter {
     stream.add(numbered.sequence);
   }
 
-  /** With `sequences`, which numbers came; they grow with the traffic, so a glance goes without. */
-  result(sequences: boolean): Tally {
+  /** `whole`: with which numbers came and when; they grow with the traffic, so a glance goes without. */
+  result(whole: boolean): Tally {
     return {
       name: this.#name,
       count: this.count,
       bytes: this.#bytes,
       payloadErrors: this.#payloadErrors,
-      streams: [...this.#streams.values()].map((stream) => stream.result(sequences)),
+      streams: [...this.#streams.values()].map((stream) => stream.result(whole)),
       sources: Object.fromEntries([...this.#sources.values()].map(({ text, count }) => [text, count])),
       ttls: Object.fromEntries(this.#ttls),
+      times: whole && this.#times ? base64(new Uint8Array(new Float64Array(this.#times).buffer)) : '',
     };
+  }
+
+  #addTtl(ttl: number): void {
+    this.#ttls.set(ttl, (this.#ttls.get(ttl) ?? 0) + 1);
   }
 
   #addSource(name: Buffer): void {

@@ -1,8 +1,12 @@
-/** Numbered datagrams: `send` them in one namespace, `receive` them in others; `union` says whether each came once. */
+/**
+ * Numbered datagrams: `send` them in one namespace, `receive` them in others; `union` says whether each came once. What was
+ * not sent cannot be lost: fewer datagrams than were meant to leave are an error that names the errno.
+ */
 import type { Host, Pod } from './host.ts';
+import { patient } from './patience.ts';
 import { Program } from './program.ts';
 import type { ReceiverCommand, ReceiverJob, ReceiverReport, UdpErrors } from './receiver.ts';
-import type { SenderJob, SenderResult } from './sender.ts';
+import type { FLOWS, SenderJob, SenderResult } from './sender.ts';
 import { addressText } from './sockaddr.ts';
 
 export interface SendOptions {
@@ -12,6 +16,10 @@ export interface SendOptions {
   readonly from?: string | readonly string[];
   /** Datagrams in all, dealt to the streams in turn. Left out: until `stop`. */
   readonly count?: number;
+  /** What an endless run has sent at least when `stop` returns; 100. */
+  readonly least?: number;
+  /** Failed sends are a result, and no error. */
+  readonly mayFail?: boolean;
   /** Bytes of UDP payload, at least 16; 64. */
   readonly size?: number;
   /** Datagrams a second in bursts of a millisecond; 100000, and 0 is as fast as it goes. */
@@ -29,15 +37,15 @@ export interface SendOptions {
 }
 
 export interface Sent extends SenderResult {
-  /** Datagrams that left, over all streams. */
+  /** Datagrams that left, over all streams: all that were asked for, at least one, unless sends may fail. */
   readonly count: number;
 }
 
-/** A sender in the background. */
+/** A sender in the background, whose first datagram has left. */
 export interface Sending {
   /** Resolves when the last datagram has left. */
   readonly done: Promise<Sent>;
-  /** Ends it before that. */
+  /** Ends it before that; not before `least` have left. */
   stop(): Promise<Sent>;
 }
 
@@ -52,9 +60,12 @@ export interface Report {
 export interface SettleOptions {
   /** Datagrams to wait for, over all receivers. */
   readonly expect?: number;
-  /** Milliseconds without a datagram after which no more is expected; 100, or 1000 while some are missing. */
+  /**
+   * Milliseconds, of an ordinary machine, without a datagram after which no more is expected; 100, or 1000 while some are
+   * missing.
+   */
   readonly quiet?: number;
-  /** Milliseconds after which it ends in any case; 10000. */
+  /** Milliseconds, likewise, after which it ends in any case; 10000. */
   readonly limit?: number;
 }
 
@@ -62,7 +73,7 @@ export interface SettleOptions {
 export interface Receivers extends Disposable, AsyncDisposable {
   /** Waits until the traffic has settled, says what came since the last report, and counts anew. */
   report(options?: SettleOptions): Promise<Report>;
-  /** What came since the last report so far, without waiting and without sequence numbers. */
+  /** What has come since the last report, down to what just waits in a socket, without sequence numbers and times. */
   peek(): Promise<Report>;
   close(): void;
 }
@@ -70,15 +81,40 @@ export interface Receivers extends Disposable, AsyncDisposable {
 let streamsStarted = 0;
 
 /** Sends datagrams from a host and waits until the last has left. */
-export function send(host: Pick<Host, 'namespace'>, options: SendOptions & { readonly count: number }): Promise<Sent> {
-  return startSending(host, options).done;
+export async function send(
+  host: Pick<Host, 'namespace'>,
+  options: SendOptions & { readonly count: number },
+): Promise<Sent> {
+  const { program, job } = sender(host, options);
+  return wholeOf(job, await lastLine(program), job.count);
 }
 
-/** Starts sending and returns at once. */
-export function startSending({ namespace }: Pick<Host, 'namespace'>, options: SendOptions): Sending {
+/** Starts sending and returns when the first datagram has left. */
+export async function startSending(host: Pick<Host, 'namespace'>, options: SendOptions): Promise<Sending> {
+  const { program, job } = sender(host, options);
+  const first = await program.answer();
+  if (first !== 'flows') wholeOf(job, first, job.least);
+  let wanted = job.count;
+  const done = lastLine(program).then((result) => wholeOf(job, result, wanted));
+  return {
+    done,
+    stop: () => {
+      wanted = Math.min(job.count, job.least);
+      program.end();
+      return done;
+    },
+  };
+}
+
+type Sender = Program<never, SenderResult | typeof FLOWS>;
+
+function sender({ namespace }: Pick<Host, 'namespace'>, options: SendOptions): { program: Sender; job: SenderJob } {
   const { to, from = to.startsWith('[') ? '::' : '0.0.0.0', ...rest } = options;
   const sources = [from].flat();
-  const defaults = { count: Number.MAX_SAFE_INTEGER, size: 64, rate: 100_000, segments: 1, streams: sources.length };
+  const defaults = {
+    ...{ count: Number.MAX_SAFE_INTEGER, least: 100, mayFail: false },
+    ...{ size: 64, rate: 100_000, segments: 1, streams: sources.length },
+  };
   const job: SenderJob = {
     ...defaults,
     ...rest,
@@ -89,34 +125,49 @@ export function startSending({ namespace }: Pick<Host, 'namespace'>, options: Se
   };
   // Runs do not mix at the receivers: each has stream ids of its own.
   streamsStarted += job.streams;
-  const program = new Program<never, SenderResult>(namespace, 'sender.ts', job);
-  const done = program.answer().then((result) => ({ ...result, count: sum(result.streams.map(({ count }) => count)) }));
-  return {
-    done,
-    stop: () => {
-      program.end();
-      return done;
-    },
-  };
+  return { program: new Program(namespace, 'sender.ts', job), job };
+}
+
+async function lastLine(program: Sender): Promise<SenderResult> {
+  for (;;) {
+    const line = await program.answer();
+    if (line !== 'flows') return line;
+  }
+}
+
+/** What was sent; throws if sends failed, or fewer than `wanted` datagrams left. */
+function wholeOf({ to, mayFail }: SenderJob, result: SenderResult, wanted: number): Sent {
+  const count = sum(result.streams.map((stream) => stream.count));
+  const failures = Object.entries(result.failures).map(([errno, datagrams]) => `${errno} for ${datagrams}`);
+  if (!mayFail && (failures.length > 0 || count < wanted))
+    throw new Error(
+      `send to ${to}: ${count} datagrams left, ${wanted} were meant to; ${failures.join(', ') || 'no errno'}`,
+    );
+  return { ...result, count };
+}
+
+export interface ReceiveOptions {
+  readonly port?: number;
+  readonly bufferBytes?: number;
+  /** Instead of TTLs, when each datagram was handed over: `times` of a receiver's report. */
+  readonly times?: boolean;
 }
 
 /** Opens a socket on `port` (a pod's own if left out) in each host's namespace and returns when all can receive. */
-export async function receive(
-  hosts: readonly (Host | Pod)[],
-  options: { readonly port?: number; readonly bufferBytes?: number } = {},
-): Promise<Receivers> {
+export async function receive(hosts: readonly (Host | Pod)[], options: ReceiveOptions = {}): Promise<Receivers> {
   const sockets = hosts.map((host) => {
     const port = options.port ?? ('port' in host ? host.port : undefined);
     if (port === undefined) throw new Error(`receive on "${host.name}": not a pod, want a port`);
     const bind = addressText(host.ip.includes(':') ? '::' : '0.0.0.0', port);
     return { name: host.name, namespace: host.namespace.path, bind };
   });
-  const job: ReceiverJob = { sockets, buffer: options.bufferBytes ?? 32 << 20 };
+  const { bufferBytes = 32 << 20, times = false } = options;
+  const job: ReceiverJob = { sockets, buffer: bufferBytes, times };
   const program = new Program<ReceiverCommand, ReceiverReport>(hosts[0]!.namespace, 'receiver.ts', job);
   await program.answer();
   return {
     report: async ({ expect = 0, quiet = expect > 0 ? 1000 : 100, limit = 10_000 } = {}) =>
-      inSum(await program.ask({ kind: 'settle', expect, quiet, limit })),
+      inSum(await program.ask({ kind: 'settle', expect, quiet: patient(quiet), limit: patient(limit) })),
     peek: async () => inSum(await program.ask({ kind: 'peek' })),
     close: () => program.end(),
     [Symbol.dispose]: () => program.end(),

@@ -9,7 +9,7 @@ export interface SequenceRange {
   readonly last: number;
 }
 
-/** All is well if `missing` and `duplicated` are empty. */
+/** All is well if `missing` and `duplicated` are empty, and `received` is the number that was meant to be sent. */
 export interface Union {
   /** Different datagrams of the run that arrived anywhere. */
   readonly received: number;
@@ -17,11 +17,12 @@ export interface Union {
   readonly duplicated: readonly SequenceRange[];
 }
 
-/** Compares what was sent, by one sender or several, with what one report or several say. */
+/** Compares what was sent with what one report or several say; throws if nothing was, since then all would seem well. */
 export function union(
   reports: { readonly receivers: readonly Streams[] } | readonly { readonly receivers: readonly Streams[] }[],
   sent: { readonly streams: readonly SentStream[] },
 ): Union {
+  if (sent.streams.every(({ count }) => count === 0)) throw new Error('nothing was sent: there is nothing to compare');
   const tallies = [reports].flat().flatMap(({ receivers }) => receivers.flatMap(({ streams }) => streams));
   const missing: SequenceRange[] = [];
   const duplicated: SequenceRange[] = [];

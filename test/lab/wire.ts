@@ -5,6 +5,7 @@ import { ETHER } from './ip.ts';
 import * as libc from './libc.ts';
 import { type Message, MessageBatch } from './messages.ts';
 import type { Namespace } from './namespace.ts';
+import { until } from './patience.ts';
 import { encodeLinkAddress } from './sockaddr.ts';
 
 /** A frame that passed an interface. */
@@ -16,13 +17,17 @@ export interface Captured extends Dissected {
 
 /** Frames since its start wait in the kernel, so that none is missed while the test does something else. */
 export interface Capture extends Disposable {
-  /** The frames that passed since the last call; waits until there are `expect` of them, at most `limit` ms (1000). */
+  /**
+   * The frames that passed since the last call. Waits until there are at least `expect` of them, and throws if that
+   * takes longer than `limit` ms of an ordinary machine (1000).
+   */
   frames(options?: { readonly expect?: number; readonly limit?: number }): Promise<Captured[]>;
   close(): void;
 }
 
-/** Sends frames out of an interface, so that its peer receives them; all on one CPU if one is named. */
+/** Sends frames out of an interface, so that its peer receives them; all on one CPU if one is named. Throws with errno. */
 export function inject(namespace: Namespace, name: string, frames: readonly Buffer[], cpu?: number): void {
+  if (frames.length === 0) throw new Error(`frames on ${name}: none were given`);
   namespace.inside(() => {
     const fd = libc.socket(libc.AF.PACKET, libc.SOCK.RAW);
     try {
@@ -60,10 +65,10 @@ export function capture(
   return {
     frames: async ({ expect = 0, limit = 1000 } = {}) => {
       const captured = drain();
-      for (const end = performance.now() + limit; captured.length < expect && performance.now() < end; ) {
-        await new Promise((resolve) => setTimeout(resolve, 5));
-        captured.push(...drain());
-      }
+      const enough = () => captured.push(...drain()) >= expect;
+      await until(`${expect} frames on ${name} in ${namespace.role}`, enough, { limit, every: 5 }).catch((error) => {
+        throw new Error(`${error.message}, but ${captured.length}`);
+      });
       return captured;
     },
     close,

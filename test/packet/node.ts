@@ -10,6 +10,7 @@ import { type Host, openHost } from '../../agent/netlink/host.ts';
 import { findLink } from '../../agent/netlink/link.ts';
 import { NODE_MAC } from '../lab/ip.ts';
 import { batch } from '../lab/namespace.ts';
+import { patient } from '../lab/patience.ts';
 import { sleepSync } from '../lab/processes.ts';
 
 /** The networks, K of their addresses, by what the node's FIB says of them. */
@@ -122,8 +123,8 @@ function build(host: Host): void {
   );
   // Only a link whose carrier the kernel has noticed gets its IPv6 routes, and it notices in its own time.
   const ready = () => links.every(([, { net }]) => host.route({ family: 6, ip: ip(6, net, 2) }));
-  for (let left = 1000; !ready(); left--) {
-    if (left === 0) throw new Error('the links of the packet tests do not come up');
+  for (const end = performance.now() + patient(2000); !ready(); ) {
+    if (performance.now() > end) throw new Error('the links of the packet tests do not come up');
     sleepSync(2);
   }
   batch('ip', ([4, 6] as const).flatMap(routes));

@@ -5,6 +5,7 @@ import { familiesOf } from '../../agent/datapath/datapath.ts';
 import { VERDICTS } from '../../agent/datapath/tc/abi.ts';
 import { buildTable } from '../../agent/table.ts';
 import { macBytes, NODE_MAC } from '../lab/ip.ts';
+import { patient } from '../lab/patience.ts';
 import { LISTENERS, type ListenerName } from './listeners.ts';
 import { Oracle, type OracleListener } from './oracle.ts';
 import { packet } from './packets.ts';
@@ -66,7 +67,7 @@ describe.skipIf(!root)('the program and the oracle (needs root)', () => {
       expect(packets).toBeGreaterThan(RUNS * (PACKETS_A_RUN / 2 - 2));
       // Far more than it takes: shrinking a failure runs many sequences again.
     },
-    30_000 + 20 * RUNS,
+    patient(30_000 + 20 * RUNS),
   );
 });
 

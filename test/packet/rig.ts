@@ -62,6 +62,8 @@ const WORDS = LAYOUT.stats.size / 8;
 /** Offset of seen_ns in struct fragment. */
 const SEEN_NS = 32;
 const { ENOENT } = constants.errno;
+/** Of the kernel's own errnos (include/linux/errno.h), which libc has no name for. */
+const ENOTSUPP = 524;
 
 export class Rig<Name extends string> implements Disposable {
   readonly node: Node;
@@ -71,6 +73,7 @@ export class Rig<Name extends string> implements Disposable {
   readonly #ifindex: Readonly<Record<LinkName, number>>;
   readonly #maps: ReadonlyMap<string, BpfMap>;
   readonly #cpus = possibleCpus();
+  #batches = true;
   #before: BigUint64Array;
 
   /** Enters a node of its own and applies the plans; needs root. */
@@ -174,9 +177,20 @@ export class Rig<Name extends string> implements Disposable {
     const { fd } = this.#map('STATS');
     const count = this.#names.length;
     const values = new Uint8Array(LAYOUT.stats.size * this.#cpus * count);
-    const result = mapLookupBatch(fd, null, new Uint8Array(4 * count), values, count);
-    if (result !== -ENOENT) check('bpf_map_lookup_batch of STATS', result);
+    const result = this.#batches ? mapLookupBatch(fd, null, new Uint8Array(4 * count), values, count) : -ENOTSUPP;
+    if (result === -ENOTSUPP) this.#readSingly(values);
+    else if (result !== -ENOENT) check('bpf_map_lookup_batch of STATS', result);
     return new BigUint64Array(values.buffer);
+  }
+
+  /** Before Linux 5.13 a per-CPU array gives no batches. */
+  #readSingly(values: Uint8Array): void {
+    this.#batches = false;
+    const size = LAYOUT.stats.size * this.#cpus;
+    for (const id of this.#names.keys()) {
+      if (!this.#map('STATS').get(encodeU32(id), values.subarray(id * size, (id + 1) * size)))
+        throw new Error(`STATS has no row for listener ${id}`);
+    }
   }
 
   #difference(before: BigUint64Array, after: BigUint64Array): Moved<Name> {

@@ -338,6 +338,7 @@ describe('examples', () => {
 
   test.each(rest)('of %s are YAML, and sections of a config are valid', (_page, block) => {
     const value = parse(block) as Record<string, unknown>;
+    expect(value).toBeTypeOf('object');
     const listener = { name: 'a', bind: '0.0.0.0:1', mode: 'userspace', downstream: [{ address: '10.0.0.1:1' }] };
     const sections = ['health', 'metrics', 'log'].filter((key) => key in value);
     const settings = 'settings' in value ? { settings: value.settings } : {};

@@ -106,7 +106,8 @@ describe('an echo reply', () => {
   });
 
   test('of random bytes never throws', () => {
-    fc.assert(fc.property(fc.uint8Array({ maxLength: 64 }), (bytes) => void decodeReply(4, Buffer.from(bytes))));
+    const bytes = fc.uint8Array({ maxLength: 64 });
+    expect(() => fc.assert(fc.property(bytes, (some) => void decodeReply(4, Buffer.from(some))))).not.toThrow();
   });
 });
 

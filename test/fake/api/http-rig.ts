@@ -10,13 +10,14 @@ import { openKubernetesSource } from '../../../agent/discovery/kubernetes.ts';
 import type { LiveSource } from '../../../agent/discovery/source.ts';
 import type { StreamStatus } from '../../../agent/discovery/stream.ts';
 import type { Listener } from '../../../agent/model.ts';
+import { patient, SLOWNESS } from '../../lab/patience.ts';
 import { fastClock } from '../clock.ts';
 import { aListener, aLog } from '../words.ts';
 import { writeKubeconfig } from './kubeconfig.ts';
 import { FakeApi, type FakeApiOptions } from './server.ts';
 
-/** A hundred seconds in one. */
-export const SPEED = 100;
+/** A hundred seconds in one; where all takes longer, so that the fast clock does not outrun it, fewer. */
+export const SPEED = 100 / SLOWNESS;
 
 export interface HttpRig {
   readonly api: FakeApi;
@@ -60,7 +61,7 @@ export async function httpRig(options: HttpRigOptions = {}): Promise<HttpRig> {
   const source = openKubernetesSource({ listeners, log, api: openSliceApi(credentials), ...fastClock(SPEED) });
   source.start(() => {});
   const endpoints = (id = 0) => source.endpoints(listeners[id]!)?.map(({ address }) => formatAddress(address));
-  const soon = { timeout: 5000, interval: 2 };
+  const soon = { timeout: patient(5000), interval: 2 };
   return {
     api,
     directory,
