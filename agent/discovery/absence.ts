@@ -1,9 +1,10 @@
 /** A selection that matches nothing is an empty list, never a 404: the operator must be told all the same. */
-import type { Log } from '../log.ts';
 import type { Timer } from '../reconciler.ts';
+import type { Troubles } from '../troubles.ts';
 
 const AFTER_MS = 5000;
 const AGAIN_MS = 300_000;
+const TROUBLE = 'absence';
 
 const WHY =
   "wrong namespace in config (verify the receivers' namespace), Service doesn't exist (create a headless Service for " +
@@ -12,7 +13,7 @@ const WHY =
 export interface AbsenceDependencies {
   readonly namespace: string;
   readonly service: string;
-  readonly log: Log;
+  readonly troubles: Troubles;
   readonly timer: Timer;
 }
 
@@ -28,13 +29,20 @@ export class Absence {
   /** Whether there are no slices now. */
   set(isEmpty: boolean): void {
     if (isEmpty === (this.#cancel !== undefined)) return;
+    const { namespace, service, timer, troubles } = this.#with;
+    this.close();
+    if (isEmpty) this.#cancel = timer(AFTER_MS, () => this.#say());
+    else troubles.isOver(TROUBLE, { message: 'EndpointSlice found', fields: { namespace, service } });
+  }
+
+  close(): void {
     this.#cancel?.();
-    this.#cancel = isEmpty ? this.#with.timer(AFTER_MS, () => this.#say()) : undefined;
+    this.#cancel = undefined;
   }
 
   #say(): void {
-    const { log, namespace, service, timer } = this.#with;
-    log.warn(`EndpointSlice not found: ${WHY}`, { namespace, service });
+    const { namespace, service, timer, troubles } = this.#with;
+    troubles.happens(TROUBLE, { message: `EndpointSlice not found: ${WHY}`, fields: { namespace, service } });
     this.#cancel = timer(AGAIN_MS, () => this.#say());
   }
 }

@@ -2,8 +2,8 @@
 import type { Log } from '../log.ts';
 import type { Endpoint, Listener, Source } from '../model.ts';
 import type { Timer } from '../reconciler.ts';
+import { Troubles } from '../troubles.ts';
 import { openSliceApi, type SliceApi } from './api.ts';
-import { Complaints } from './complaints.ts';
 import { openCredentials } from './credentials.ts';
 import { resolveEndpoints } from './endpoints.ts';
 import type { LiveSource } from './source.ts';
@@ -39,7 +39,9 @@ export function openKubernetesSource({
   now = () => performance.now(),
   random = Math.random,
 }: KubernetesDependencies): LiveSource {
-  const complaints = new Complaints(now);
+  const troubles = new Troubles({ log, now, timer });
+  /** What was remarked of each listener's slices last, by its id. */
+  const remarked = new Map<number, readonly string[]>();
   const known = new Map<number, Known>();
   let changed = () => {};
   const streams = new Map<string, SliceStream>();
@@ -50,13 +52,18 @@ export function openKubernetesSource({
     streams.set(keyOf(source), new SliceStream({ namespace, service, api, log, timer, now, random, onChange }));
   }
 
+  const remark = (listener: Listener, { namespace, service }: KubernetesSource, remarks: readonly string[]) => {
+    const fields = { listener: listener.name, namespace, service };
+    for (const message of remarks) troubles.happens(`${listener.id} ${message}`, { message, fields });
+    for (const old of remarked.get(listener.id) ?? []) {
+      if (!remarks.includes(old)) troubles.isOver(`${listener.id} ${old}`, { message: `no longer: ${old}`, fields });
+    }
+    remarked.set(listener.id, remarks);
+  };
+
   const resolve = (listener: Listener, source: KubernetesSource, stream: SliceStream): readonly Endpoint[] => {
     const { endpoints, remarks } = resolveEndpoints(stream.slices ?? [], source.port);
-    for (const remark of remarks) {
-      if (!complaints.isDue(`${listener.id} ${remark}`)) continue;
-      const { namespace, service } = source;
-      log.warn(remark, { listener: listener.name, namespace, service });
-    }
+    remark(listener, source, remarks);
     return endpoints;
   };
 
@@ -79,6 +86,7 @@ export function openKubernetesSource({
     status: () => [...streams.values()].map((stream) => stream.status()),
     close: () => {
       for (const stream of streams.values()) stream.close();
+      troubles.close();
     },
   };
 }

@@ -1,18 +1,19 @@
 /**
  * The slices of one Service, kept up to date: a list, then watches from where it ended for as long as each ends in
- * good order. Whatever else happens leads back to the list after a pause, and a list replaces all that is known, so no
- * change can be missed for good. Until then the last slices stay in use.
+ * good order. Whatever else happens leads back to the list after a pause, and a list replaces all that is known; so does
+ * one after hours without a word, so that no change can be missed for good. Until then the last slices stay in use.
  */
 import type { Log } from '../log.ts';
 import type { Timer } from '../reconciler.ts';
+import { Troubles } from '../troubles.ts';
 import { Absence } from './absence.ts';
-import type { Selection, SliceApi, WatchEvent } from './api.ts';
-import { Complaints } from './complaints.ts';
+import type { Selection, SliceApi, SliceList, WatchEvent } from './api.ts';
 import { countStates } from './endpoints.ts';
 import { ApiFailure, CAUSES, type Cause } from './failure.ts';
 import { missingRole } from './forbidden.ts';
 import { KnownSlices } from './known.ts';
 import { Pace } from './pace.ts';
+import { Relay } from './relay.ts';
 import type { EndpointState, Slice } from './slice.ts';
 
 export interface StreamDependencies extends Selection {
@@ -42,10 +43,19 @@ export interface StreamStatus extends Selection {
   readonly malformed: number;
 }
 
+const HOUR_MS = 3_600_000;
+
 export const TIMES = {
   listMs: 30_000,
-  /** API servers send a bookmark about every minute (KEP-956), so this is silence. */
-  idleMs: 100_000,
+  /** Headers that do not come by then do not come. */
+  openMs: 30_000,
+  /** Bookmarks come about every minute where there is something new to say (KEP-956); after so much silence we ask. */
+  silenceMs: 100_000,
+  /**
+   * A server whose etcd was set back behind a load balancer that keeps our connection has nothing to say to a version
+   * of its future. Other silence of hours is a cluster at rest, which one list in six to twelve hours does not disturb.
+   */
+  unheardMs: { least: 6 * HOUR_MS, spread: 6 * HOUR_MS },
   /** A watch ends after five to ten minutes, as client-go's do, and at another time for each agent. */
   watchSeconds: { least: 300, spread: 300 },
   /** A shorter watch, even if it ended in good order, is a server that goes away. */
@@ -54,29 +64,36 @@ export const TIMES = {
   steadyMs: 10_000,
 } as const;
 
+/** What goes wrong here is one trouble, whatever its cause. */
+const TROUBLE = 'stream';
+
 export class SliceStream {
   readonly #with: StreamDependencies;
   readonly #pace: Pace;
-  readonly #complaints: Complaints;
+  readonly #troubles: Troubles;
   readonly #absence: Absence;
   readonly #known = new KnownSlices();
   readonly #errors = Object.fromEntries(CAUSES.map((cause) => [cause, 0])) as Record<Cause, number>;
   #version = 0;
   #resourceVersion = '';
   #connected = false;
-  #complained = false;
+  /** No watch has had to stand up again lately: the next that does is back for good, as far as we know. */
+  #steady = true;
+  #cancelSteady = () => {};
   #lists = 0;
   #lastSign: number | undefined;
   #lastEvent: number | undefined;
-  #request: AbortController | undefined;
+  /** When silence is too long to go on without a list. */
+  #unheardUntil = 0;
+  #request: { close(): void } | undefined;
   #endPause: (() => void) | undefined;
   #closed = false;
 
   constructor(dependencies: StreamDependencies) {
     this.#with = dependencies;
     this.#pace = new Pace(dependencies);
-    this.#complaints = new Complaints(dependencies.now);
-    this.#absence = new Absence(dependencies);
+    this.#troubles = new Troubles(dependencies);
+    this.#absence = new Absence({ ...dependencies, troubles: this.#troubles });
   }
 
   /** What the API server said last; undefined before it said anything. */
@@ -96,7 +113,7 @@ export class SliceStream {
       try {
         await this.#list();
         verb = 'watch';
-        while (!this.#closed) await this.#watch();
+        while (!this.#closed && !this.#isUnheard()) await this.#watch();
       } catch (error) {
         if (this.#closed) return;
         await this.#pause(this.#failed(verb, error));
@@ -122,16 +139,16 @@ export class SliceStream {
 
   close(): void {
     this.#closed = true;
-    this.#request?.abort();
+    this.#request?.close();
     this.#endPause?.();
-    this.#absence.set(false);
+    this.#cancelSteady();
+    this.#absence.close();
+    this.#troubles.close();
   }
 
   async #list(): Promise<void> {
     this.#pace.listing();
-    const { items, resourceVersion } = await this.#guarded(TIMES.listMs, 'timeout', ({ signal }) =>
-      this.#with.api.list(this.#with, signal),
-    );
+    const { items, resourceVersion } = await this.#guardedList();
     // Counted when answered: a server that is away is not being relisted.
     this.#lists++;
     this.#known.replace(items);
@@ -140,61 +157,53 @@ export class SliceStream {
     this.#changed();
   }
 
-  async #watch(): Promise<void> {
-    const { now, random, api } = this.#with;
-    const { least, spread } = TIMES.watchSeconds;
-    const started = now();
-    try {
-      await this.#guarded(TIMES.idleMs, 'stalled', ({ signal, rearm }) =>
-        api.watch(
-          this.#with,
-          {
-            from: this.#resourceVersion,
-            timeoutSeconds: Math.round(least + random() * spread),
-            onOpen: () => this.#opened(),
-            onBytes: () => {
-              rearm();
-              this.#heard();
-            },
-            onEvent: (event) => this.#take(event),
-          },
-          signal,
-        ),
-      );
-    } finally {
-      this.#connected = false;
-      if (now() - started >= TIMES.steadyMs) this.#pace.steady();
-    }
-    if (now() - started < TIMES.shortWatchMs) throw new ApiFailure('ended_early', 'the server ended the watch at once');
-  }
-
-  /** Runs a request that is broken off after `ms` without a call of `rearm`. */
-  async #guarded<T>(
-    ms: number,
-    reason: Cause,
-    ask: (guard: { signal: AbortSignal; rearm: () => void }) => Promise<T>,
-  ): Promise<T> {
-    const { timer } = this.#with;
+  /** A list that is broken off after a time. */
+  async #guardedList(): Promise<SliceList> {
+    const { timer, api } = this.#with;
     const request = new AbortController();
-    this.#request = request;
     const { signal } = request;
-    const expire = () => request.abort(new ApiFailure(reason, `no answer for ${Math.round(ms / 1000)} s`));
-    let cancel = timer(ms, expire);
-    const rearm = () => {
-      cancel();
-      cancel = timer(ms, expire);
-    };
+    this.#request = { close: () => request.abort() };
+    const failure = new ApiFailure('timeout', `no answer for ${TIMES.listMs / 1000} s`);
+    const cancel = timer(TIMES.listMs, () => request.abort(failure));
     // What does not heed the signal, such as an authentication plugin that hangs, is left behind.
     const broken = new Promise<never>((_, reject) => {
       signal.addEventListener('abort', () => reject(signal.reason), { once: true });
     });
     try {
-      const answer = await Promise.race([ask({ signal, rearm }), broken]);
+      const answer = await Promise.race([api.list(this.#with, signal), broken]);
       signal.throwIfAborted();
       return answer;
     } finally {
       cancel();
     }
+  }
+
+  async #watch(): Promise<void> {
+    const { now, random, api, timer } = this.#with;
+    const { least, spread } = TIMES.watchSeconds;
+    const started = now();
+    const relay = new Relay({
+      api,
+      selection: this.#with,
+      timer,
+      openMs: TIMES.openMs,
+      silenceMs: TIMES.silenceMs,
+      version: () => this.#resourceVersion,
+      timeoutSeconds: () => Math.round(least + random() * spread),
+      onOpen: () => this.#opened(),
+      onBytes: () => this.#heard(),
+      onEvent: (event) => this.#take(event),
+      wantsSuccessor: () => !this.#isUnheard(),
+    });
+    this.#request = relay;
+    try {
+      await relay.run();
+    } finally {
+      this.#connected = false;
+      this.#cancelSteady();
+      if (now() - started >= TIMES.steadyMs) this.#pace.steady();
+    }
+    if (now() - started < TIMES.shortWatchMs) throw new ApiFailure('ended_early', 'the server ended the watch at once');
   }
 
   #take({ type, object, resourceVersion }: WatchEvent): void {
@@ -218,17 +227,39 @@ export class SliceStream {
     this.#with.onChange();
   }
 
+  /** That it follows again is said at once, but after a relapse only when it has done so for a while. */
   #opened(): void {
+    const isSuccessor = this.#connected;
     this.#connected = true;
-    this.#heard();
-    if (!this.#complained) return;
-    this.#complained = false;
-    const { log, namespace, service } = this.#with;
-    log.info('following EndpointSlices again', { namespace, service });
+    this.#lastSign = this.#with.now();
+    if (isSuccessor) return;
+    if (this.#steady) this.#steady = !this.#sayThatItFollows();
+    this.#cancelSteady();
+    this.#cancelSteady = this.#with.timer(TIMES.steadyMs, () => {
+      this.#steady = true;
+      this.#sayThatItFollows();
+    });
   }
 
+  /** True if there was something to be over. */
+  #sayThatItFollows(): boolean {
+    const { namespace, service } = this.#with;
+    return this.#troubles.isOver(TROUBLE, {
+      message: 'following EndpointSlices again',
+      fields: { namespace, service },
+    });
+  }
+
+  /** The API server told something. */
   #heard(): void {
-    this.#lastSign = this.#with.now();
+    const { now, random } = this.#with;
+    const { least, spread } = TIMES.unheardMs;
+    this.#lastSign = now();
+    this.#unheardUntil = this.#lastSign + least + random() * spread;
+  }
+
+  #isUnheard(): boolean {
+    return this.#with.now() >= this.#unheardUntil;
   }
 
   /** Counts and says what went wrong; returns what the server asks us to wait, in milliseconds. */
@@ -236,15 +267,12 @@ export class SliceStream {
     const failure = error instanceof ApiFailure ? error : new ApiFailure('server_error', String(error));
     this.#errors[failure.reason]++;
     const { log, namespace, service } = this.#with;
-    const due = this.#complaints.isDue(`${verb} ${failure.reason}`);
-    if (due) this.#complained = true;
     const inUse = this.slices ? 'the last known endpoints stay in use' : 'no endpoints are known yet';
     const why = failure.reason === 'forbidden' ? forbidden(verb, namespace, failure.message) : failure.message;
-    log[due ? 'warn' : 'debug'](`failed to ${verb} EndpointSlices: ${why}; ${inUse}`, {
-      namespace,
-      service,
-      cause: failure.reason,
-    });
+    const message = `failed to ${verb} EndpointSlices: ${why}; ${inUse}`;
+    const fields = { namespace, service, cause: failure.reason };
+    const said = this.#troubles.happens(TROUBLE, { message, fields, cause: `${verb} ${failure.reason}` });
+    if (!said) log.debug(message, fields);
     return failure.retryAfterMs;
   }
 

@@ -25,7 +25,7 @@ export function registerDiscovery(registry: Registry, streams: () => readonly Di
   });
   const age = new Gauge({
     name: 'udp_fanout_discovery_watch_age_seconds',
-    help: 'Seconds since the API server last said anything of the Service: a list, an event or a bookmark; -1: never',
+    help: 'Seconds since the API server last answered for the Service: a list, a watch, an event or a bookmark; -1: never',
     ...service,
   });
   const lastEvent = new Gauge({

@@ -89,8 +89,28 @@ describe('faults', () => {
     });
     rig.api.apply(NS, aSlice('a', ['10.0.0.3']));
     await rig.settles(THIRD);
-    expect(rig.status().errors.stalled).toBe(1);
+    await rig.watched();
+    expect(rig.status()).toMatchObject({ connected: true, relists: 0, errors: { stalled: 0 } });
+    expect(rig.log.lines).toEqual([]);
   });
+
+  test.each([['v1'], ['v1beta1']])(
+    'a quiet cluster, %s: watches follow one another, without a list or a line',
+    async (version) => {
+      const rig = await settled({ versions: [version] });
+      const [asked, said] = [lists(rig.api), rig.log.lines.length];
+      for (let second = 0; second < 350; second++) {
+        await seconds(1);
+        expect(rig.status().connected).toBe(true);
+      }
+      expect(lists(rig.api)).toBe(asked);
+      expect(verbs(rig.api).filter((verb) => verb === 'watch').length).toBeGreaterThanOrEqual(4);
+      await rig.watched();
+      expect(rig.log.lines.length).toBe(said);
+      rig.api.apply(NS, aSlice('a', ['10.0.0.3']));
+      await rig.settles(THIRD);
+    },
+  );
 
   test.each(['list', 'watch'] as const)('a %s request gets no answer', async (verb) => {
     const rig = await settled();
@@ -203,6 +223,7 @@ describe('faults', () => {
     if (how === 'after an outage') await rig.api.stop();
     rig.api.store.restore(NS, [aSlice('z', ['10.0.0.3'])]);
     if (how === 'after an outage') await rig.api.start();
+    else rig.api.bookmark();
     await rig.settles(THIRD);
     rig.api.apply(NS, aSlice('z', ['10.0.0.1', '10.0.0.2']));
     await rig.settles(BOTH);

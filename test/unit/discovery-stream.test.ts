@@ -13,9 +13,13 @@ async function following(...ips: readonly string[]): Promise<StreamRig> {
   return rig;
 }
 
+/** As `following`, of a real server in a cluster where nothing changes. */
+const quiet = () => streamRig({ bookmarks: 'newer', prepare: ({ store }) => store.put(NS, aSlice('a', ['10.0.0.1'])) });
+
 const always = (misfortune: Misfortune) => (api: MemoryApi) => {
   api.listAlways = misfortune;
 };
+const said = ({ log }: StreamRig) => log.lines.filter((line) => !line.startsWith('DEBUG'));
 const warnings = ({ log }: StreamRig) => log.lines.filter((line) => line.startsWith('WARN'));
 
 describe('in good times', () => {
@@ -64,6 +68,53 @@ describe('in good times', () => {
   });
 });
 
+describe('in a quiet cluster, where bookmarks have nothing new to say', () => {
+  test('an hour passes without a list after the first, without a line, and without a moment between two watches', async () => {
+    const rig = quiet();
+    for (let second = 0; second < 3600; second++) {
+      await rig.pass(1000, 1000);
+      expect(rig.api.standing).toBe(1);
+      expect(rig.stream.status()).toMatchObject({ connected: true, relists: 0 });
+      expect(rig.stream.status().ageSeconds).toBeLessThanOrEqual(100);
+    }
+    expect(rig.api.lists).toHaveLength(1);
+    expect(rig.api.watches).toBe(1 + 36);
+    expect(rig.log.lines).toEqual([]);
+    expect(Object.values(rig.stream.status().errors)).toEqual(CAUSES.map(() => 0));
+    rig.api.store.put(NS, aSlice('a', ['10.0.0.2']));
+    expect(rig.endpoints()).toEqual(['10.0.0.2:9000']);
+  });
+
+  test('what others change moves the version on, and the history may be forgotten', async () => {
+    const rig = quiet();
+    for (let minute = 0; minute < 60; minute++) {
+      await rig.pass(60_000, 1000);
+      if (minute % 7 === 0)
+        for (let other = 0; other < 200; other++) rig.api.store.put('elsewhere', aSlice(`x${other}`, []));
+      if (minute % 7 === 5) rig.api.store.compact();
+    }
+    expect(rig.api.lists).toHaveLength(1);
+    expect(rig.log.lines).toEqual([]);
+  });
+
+  test('the successor of a silent watch stands before that one is dropped', async () => {
+    const rig = quiet();
+    const counts = new Set<number>();
+    const { api } = rig;
+    const { watch } = api;
+    api.watch = (selection, options, signal) => {
+      const onOpen = () => {
+        counts.add(api.standing);
+        options.onOpen();
+      };
+      return watch.call(api, selection, { ...options, onOpen }, signal);
+    };
+    await rig.pass(350_000, 1000);
+    expect([...counts]).toEqual([0, 1]);
+    expect(api.watches).toBe(4);
+  });
+});
+
 describe('faults', () => {
   test.each(['reset', 'gone'] as const)('%s: a new list finds what was missed, deletions too', async (reason) => {
     const rig = await following('10.0.0.1');
@@ -80,17 +131,74 @@ describe('faults', () => {
     expect(rig.stream.status()).toMatchObject({ connected: true, relists: 1 });
   });
 
-  test('a watch that falls silent is given up after 100 s', async () => {
-    const rig = streamRig({ bookmarks: false, prepare: ({ store }) => store.put(NS, aSlice('a', ['10.0.0.1'])) });
-    await rig.pass(99_000, 1000);
-    expect(rig.api.watches).toBe(1);
+  test('a watch whose connection died silently: what it did not tell comes with its successor, within 100 s', async () => {
+    const rig = quiet();
+    await rig.pass(50_000, 1000);
+    rig.api.deaden();
+    rig.api.store.put(NS, aSlice('a', ['10.0.0.2']));
+    rig.api.store.put(NS, aSlice('b', ['10.0.0.3']));
+    rig.api.store.delete(NS, 'a');
+    await rig.pass(49_000, 1000);
+    expect(rig.endpoints()).toEqual(['10.0.0.1:9000']);
     await rig.pass(2000);
-    expect(rig.api.watches).toBe(2);
-    expect(rig.stream.status().errors.stalled).toBe(1);
-    expect(warnings(rig)).toEqual([
-      'WARN failed to watch EndpointSlices: no answer for 100 s; the last known endpoints stay in use ' +
+    expect(rig.endpoints()).toEqual(['10.0.0.3:9000']);
+    expect([rig.api.lists.length, rig.api.standing]).toEqual([1, 1]);
+    expect(rig.log.lines).toEqual([]);
+  });
+
+  test('a successor that gets no answer is what makes a silent watch a stalled one', async () => {
+    const rig = quiet();
+    await rig.pass(50_000, 1000);
+    rig.api.watchFails = ['hang'];
+    rig.api.deaden();
+    rig.api.store.put(NS, aSlice('a', ['10.0.0.2']));
+    await rig.pass(79_000, 1000);
+    expect(rig.stream.status()).toMatchObject({ connected: true, errors: { stalled: 0 } });
+    await rig.pass(2000);
+    expect(rig.endpoints()).toEqual(['10.0.0.2:9000']);
+    expect(rig.stream.status()).toMatchObject({ connected: true, relists: 1, errors: { stalled: 1 } });
+    expect(rig.log.lines).toEqual([
+      'WARN failed to watch EndpointSlices: no answer for 30 s; the last known endpoints stay in use ' +
         'namespace="logging" service="receivers" cause="stalled"',
+      'INFO following EndpointSlices again namespace="logging" service="receivers"',
     ]);
+  });
+
+  test.each(['unreachable', 'unauthorized', 'gone', 'throttled'] as const)(
+    'a successor that is refused (%s) leads to a list, and is said',
+    async (cause) => {
+      const rig = quiet();
+      await rig.pass(99_000, 1000);
+      rig.api.watchFails = [new ApiFailure(cause, 'no')];
+      await rig.pass(3000);
+      expect(rig.stream.status()).toMatchObject({ connected: true, relists: 1, errors: { [cause]: 1 } });
+      expect([rig.api.standing, warnings(rig).length]).toEqual([1, 1]);
+    },
+  );
+
+  test('a silent watch that speaks before its successor stands is kept, and nothing is told twice', async () => {
+    const rig = quiet();
+    await rig.pass(99_000, 1000);
+    rig.api.watchFails = ['hang'];
+    await rig.pass(10_000, 1000);
+    expect([rig.api.watches, rig.api.standing]).toEqual([2, 1]);
+    for (const last of [2, 3, 4]) rig.api.store.put(NS, aSlice('a', [`10.0.0.${last}`]));
+    expect(rig.endpoints()).toEqual(['10.0.0.4:9000']);
+    expect(rig.changes()).toBe(4);
+    await rig.pass(60_000, 1000);
+    expect([rig.api.watches, rig.api.standing, rig.api.lists.length]).toEqual([2, 1, 1]);
+    expect(rig.log.lines).toEqual([]);
+  });
+
+  test('a server that went back to a past in which our version is yet to come is found out within twelve hours', async () => {
+    const rig = quiet();
+    await rig.pass(1000);
+    rig.api.store.restore(NS, [aSlice('a', ['10.0.0.7'])]);
+    await rig.pass(6 * 3_600_000, 10_000);
+    expect(rig.endpoints()).toEqual(['10.0.0.1:9000']);
+    await rig.pass(6 * 3_600_000, 10_000);
+    expect(rig.endpoints()).toEqual(['10.0.0.7:9000']);
+    expect([rig.api.lists.length, rig.log.lines.length]).toEqual([2, 0]);
   });
 
   test('a list that hangs is given up after 30 s, one at a time', async () => {
@@ -204,7 +312,27 @@ describe('what it says', () => {
     expect(rig.log.lines).toEqual([NOT_FOUND, NOT_FOUND]);
     rig.api.store.put(NS, aSlice('a', null));
     await rig.pass(60_000, 1000);
-    expect(rig.log.lines).toHaveLength(2);
+    expect(rig.log.lines).toEqual([
+      NOT_FOUND,
+      NOT_FOUND,
+      'INFO EndpointSlice found namespace="logging" service="receivers"',
+    ]);
+  });
+
+  test('a Service that is deleted again is news again', async () => {
+    const rig = await following('10.0.0.1');
+    for (let turn = 0; turn < 2; turn++) {
+      rig.api.store.delete(NS, 'a');
+      await rig.pass(6000);
+      rig.api.store.put(NS, aSlice('a', ['10.0.0.1']));
+      await rig.pass(1000);
+    }
+    expect(rig.log.lines.map((line) => line.slice(0, 28))).toEqual([
+      'WARN EndpointSlice not found',
+      'INFO EndpointSlice found nam',
+      'WARN EndpointSlice not found',
+      'INFO EndpointSlice found nam',
+    ]);
   });
 
   test('a Service that is deleted and created again within 5 s is no news', async () => {
@@ -234,14 +362,61 @@ describe('what it says', () => {
     expect(warnings(rig)).toHaveLength(1);
   });
 
+  const FAILED =
+    'WARN failed to watch EndpointSlices: broken by the test; the last known endpoints stay in use ' +
+    'namespace="logging" service="receivers" cause="reset"';
+  const FOLLOWS = 'INFO following EndpointSlices again namespace="logging" service="receivers"';
+
   test('that it follows again, once, after it said that it did not', async () => {
     const rig = await following('10.0.0.1');
     rig.api.break();
     await rig.pass(1000);
-    expect(rig.log.lines.at(-1)).toBe('INFO following EndpointSlices again namespace="logging" service="receivers"');
+    expect(rig.log.lines).toEqual([FAILED, FOLLOWS]);
+    await rig.pass(60_000, 1000);
+    expect(rig.log.lines).toHaveLength(2);
+  });
+
+  test('an outage that comes within five minutes of the last one is said as that was, from its beginning to its end', async () => {
+    const rig = await following('10.0.0.1');
     rig.api.break();
-    await rig.pass(5000);
-    expect(rig.log.lines.filter((line) => line.startsWith('INFO'))).toHaveLength(1);
+    await rig.pass(30_000, 1000);
+    rig.api.listAlways = new ApiFailure('unreachable', 'connect ECONNREFUSED');
+    rig.api.break();
+    await rig.pass(60_000, 1000);
+    const during = said(rig);
+    rig.api.listAlways = undefined;
+    await rig.pass(30_000, 1000);
+    expect(during).toEqual([
+      FAILED,
+      FOLLOWS,
+      FAILED,
+      FAILED.replace('watch', 'list')
+        .replace('broken by the test', 'connect ECONNREFUSED')
+        .replace('reset', 'unreachable'),
+    ]);
+    expect(said(rig)).toEqual([...during, FOLLOWS]);
+  });
+
+  test('after a relapse it follows again only when it has done so for ten seconds', async () => {
+    const rig = await following('10.0.0.1');
+    rig.api.break();
+    await rig.pass(1000);
+    rig.api.break();
+    await rig.pass(9000);
+    expect(said(rig)).toEqual([FAILED, FOLLOWS, FAILED]);
+    await rig.pass(3000);
+    expect(said(rig)).toEqual([FAILED, FOLLOWS, FAILED, FOLLOWS]);
+  });
+
+  test.each([1, 15, 60])('a watch that breaks every %i s for an hour is neither a flood nor silence', async (life) => {
+    const rig = await following('10.0.0.1');
+    for (let spent = 0; spent < 3600; spent += life) {
+      rig.api.break();
+      await rig.pass(life * 1000, 1000);
+    }
+    const lines = said(rig).length;
+    expect(lines).toBeGreaterThanOrEqual(12);
+    expect(lines).toBeLessThanOrEqual(40);
   });
 
   test('its status: age, last event, relists, errors and endpoints by state', async () => {

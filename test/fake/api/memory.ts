@@ -1,10 +1,19 @@
 /** The API of slices without a network, for tests on a clock that stands still: the same store, told by hand. */
-import type { Selection, SliceApi, SliceList, WatchOptions } from '../../../agent/discovery/api.ts';
+import type { Selection, SliceApi, SliceList, WatchEvent, WatchOptions } from '../../../agent/discovery/api.ts';
 import { ApiFailure } from '../../../agent/discovery/failure.ts';
 import { ApiStore, type Change } from './store.ts';
 
 /** `hang`: no answer until the caller gives up. */
 export type Misfortune = ApiFailure | 'hang';
+
+/** A watch that stands. */
+interface Standing {
+  readonly options: WatchOptions;
+  /** Its connection is there, and nothing comes through it any more. */
+  dead: boolean;
+  readonly end: () => void;
+  readonly fail: (why: unknown) => void;
+}
 
 export class MemoryApi implements SliceApi {
   readonly store = new ApiStore();
@@ -19,11 +28,13 @@ export class MemoryApi implements SliceApi {
   listAlways: Misfortune | undefined;
   watchAlways: Misfortune | undefined;
   readonly #now: () => number;
-  #open: { options: WatchOptions; end: () => void; fail: (why: unknown) => void } | undefined;
+  readonly #standing = new Set<Standing>();
 
   constructor(now: () => number) {
     this.#now = now;
-    this.store.follow((change) => this.#tell(change));
+    this.store.follow((change) => {
+      for (const standing of this.#standing) tell(standing, change);
+    });
   }
 
   async list({ namespace }: Selection, signal: AbortSignal): Promise<SliceList> {
@@ -43,30 +54,48 @@ export class MemoryApi implements SliceApi {
     await suffer(this.watchFails.shift() ?? this.watchAlways, signal);
     options.onOpen();
     if (Number(options.from) < this.store.oldest) throw new ApiFailure('gone', '410 too old');
+    let standing: Standing | undefined;
     await new Promise<void>((resolve, reject) => {
-      this.#open = { options, end: resolve, fail: reject };
+      standing = { options, dead: false, end: resolve, fail: reject };
+      this.#standing.add(standing);
       signal.addEventListener('abort', () => reject(signal.reason));
-      for (const change of this.store.since(Number(options.from))) this.#tell(change);
-    }).finally(() => {
-      this.#open = undefined;
-    });
+      for (const change of this.store.since(Number(options.from))) tell(standing, change);
+    }).finally(() => this.#standing.delete(standing!));
+  }
+
+  /** How many watches stand. */
+  get standing(): number {
+    return this.#standing.size;
   }
 
   get isWatched(): boolean {
-    return this.#open !== undefined;
+    return this.#standing.size > 0;
   }
 
-  /** The server ends the watch in good order. */
+  /** The server ends its watches in good order. */
   end(): void {
-    this.#open?.end();
+    for (const { end } of this.#standing) end();
   }
 
   break(reason: 'reset' | 'gone' = 'reset'): void {
-    this.#open?.fail(new ApiFailure(reason, 'broken by the test'));
+    for (const { fail } of this.#standing) fail(new ApiFailure(reason, 'broken by the test'));
+  }
+
+  /** The watches that stand now say nothing more, ever, and nobody is told: a load balancer has forgotten them. */
+  deaden(): void {
+    for (const standing of this.#standing) standing.dead = true;
   }
 
   bookmark(version = this.store.version): void {
-    this.#event('BOOKMARK', { metadata: { resourceVersion: String(version) } }, version);
+    for (const standing of this.#standing) tellBookmark(standing, version);
+  }
+
+  /** What a real server does every minute: a bookmark to whoever is behind. */
+  bookmarkIfNewer(): void {
+    const { version } = this.store;
+    for (const standing of this.#standing) {
+      if (version > Number(standing.options.from)) tellBookmark(standing, version);
+    }
   }
 
   /** An event with any object. */
@@ -74,20 +103,30 @@ export class MemoryApi implements SliceApi {
     this.#event(type, object, this.store.version);
   }
 
-  #tell({ before, after, version }: Change): void {
-    // As a real server, which to a version of the future says nothing until that has come.
-    if (version <= Number(this.#open?.options.from)) return;
-    this.#event(after ? (before ? 'MODIFIED' : 'ADDED') : 'DELETED', after ?? before, version);
+  #event(type: WatchEvent['type'], object: unknown, version: number): void {
+    for (const standing of this.#standing) tellEvent(standing, { type, object, resourceVersion: String(version) });
   }
+}
 
-  #event(type: 'ADDED' | 'MODIFIED' | 'DELETED' | 'BOOKMARK', object: unknown, version: number): void {
-    const open = this.#open;
-    try {
-      open?.options.onBytes();
-      open?.options.onEvent({ type, object, resourceVersion: String(version) });
-    } catch (error) {
-      open?.fail(error);
-    }
+function tell(standing: Standing, { before, after, version }: Change): void {
+  // As a real server, which to a version of the future says nothing until that has come.
+  if (version <= Number(standing.options.from)) return;
+  const type = after ? (before ? 'MODIFIED' : 'ADDED') : 'DELETED';
+  tellEvent(standing, { type, object: after ?? before, resourceVersion: String(version) });
+}
+
+function tellBookmark(standing: Standing, version: number): void {
+  const resourceVersion = String(version);
+  tellEvent(standing, { type: 'BOOKMARK', object: { metadata: { resourceVersion } }, resourceVersion });
+}
+
+function tellEvent({ dead, options, fail }: Standing, event: WatchEvent): void {
+  if (dead) return;
+  try {
+    options.onBytes();
+    options.onEvent(event);
+  } catch (error) {
+    fail(error);
   }
 }
 

@@ -25,12 +25,12 @@ export interface StreamRigOptions {
   readonly random?: () => number;
   /** Does something to the API before it is asked for the first time. */
   readonly prepare?: (api: MemoryApi) => void;
-  /** Whether a bookmark comes every minute; true. */
-  readonly bookmarks?: boolean;
+  /** Who gets a bookmark every minute: whoever is behind, as from a real server, everybody (default), or nobody. */
+  readonly bookmarks?: 'newer' | 'always' | 'never';
 }
 
 /** A stream of the Service `receivers` in `logging` that runs. */
-export function streamRig({ random = () => 0.5, prepare, bookmarks = true }: StreamRigOptions = {}): StreamRig {
+export function streamRig({ random = () => 0.5, prepare, bookmarks = 'always' }: StreamRigOptions = {}): StreamRig {
   const timer = new FakeTimer();
   const now = () => timer.now;
   const api = new MemoryApi(now);
@@ -47,10 +47,11 @@ export function streamRig({ random = () => 0.5, prepare, bookmarks = true }: Str
     onChange: () => changes++,
   });
   const bookmark = () => {
-    api.bookmark();
+    if (bookmarks === 'always') api.bookmark();
+    else api.bookmarkIfNewer();
     timer.set(60_000, bookmark);
   };
-  if (bookmarks) timer.set(60_000, bookmark);
+  if (bookmarks !== 'never') timer.set(60_000, bookmark);
   prepare?.(api);
   void stream.run();
   return {

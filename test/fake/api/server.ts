@@ -25,7 +25,7 @@ export interface FakeApiOptions {
   readonly versions?: readonly string[];
   /** How much faster than real its seconds go. */
   readonly speed?: number;
-  /** Milliseconds from one bookmark to the next; absent: only when the script says so. */
+  /** How often watches that are behind get a bookmark, in milliseconds; absent: only when the script says so. */
   readonly bookmarkMs?: number;
   /** Bytes of one write of a watch. */
   readonly chunkBytes?: number;
@@ -62,7 +62,7 @@ export class FakeApi {
     this.store.follow((change) => {
       for (const watcher of this.#watchers) watcher.tell(change);
     });
-    if (options.bookmarkMs) this.#bookmarks = setInterval(() => this.bookmark(), options.bookmarkMs).unref();
+    if (options.bookmarkMs) this.#bookmarks = setInterval(() => this.#remind(), options.bookmarkMs).unref();
   }
 
   /** Listens, on the same port each time. */
@@ -134,6 +134,10 @@ export class FakeApi {
 
   bookmark(version = this.store.version): void {
     for (const watcher of this.#watchers) watcher.bookmark(version);
+  }
+
+  #remind(): void {
+    for (const watcher of this.#watchers) watcher.bookmarkIfNewer(this.store.version);
   }
 
   /** Does something to every watch that stands, or to those of one namespace. */

@@ -41,6 +41,11 @@ export class Watcher {
     }
   }
 
+  /** What a server does of itself every minute: where there is nothing new to say it says nothing. */
+  bookmarkIfNewer(version: number): void {
+    if (version > this.#options.from) this.bookmark(version);
+  }
+
   bookmark(version: number): void {
     if (!this.#options.bookmarks) return;
     const metadata = { resourceVersion: String(version), creationTimestamp: null };
