@@ -2,6 +2,7 @@
  * One loop from what is wanted to what is there. Events only trigger it; it coalesces them, builds a blueprint from the
  * config, the endpoints and the host, hands it to the datapath, and tries again what could not be done.
  */
+import { now as clockNow, setTimer } from './clock.ts';
 import type { Blueprint, Datapath, ListenerBlueprint, Problem } from './datapath/datapath.ts';
 import { familiesOf } from './datapath/datapath.ts';
 import type { EndpointSource } from './discovery/source.ts';
@@ -11,6 +12,7 @@ import type { Downstream, Endpoint, Listener } from './model.ts';
 import type { Host } from './netlink/host.ts';
 import { placeListener } from './placement.ts';
 import { buildTable } from './table.ts';
+import { Troubles } from './troubles.ts';
 
 export interface ReconcilerDependencies {
   readonly log: Log;
@@ -21,6 +23,8 @@ export interface ReconcilerDependencies {
   readonly host: Pick<Host, 'links' | 'addresses'>;
   readonly datapath: Datapath;
   readonly timer?: Timer;
+  /** Milliseconds that only grow, as performance.now. */
+  readonly now?: () => number;
 }
 
 /** Runs `task` once after so many milliseconds; the function returned calls it off. */
@@ -31,14 +35,10 @@ const SPACING_MS = 50;
 const NOTHING: Built = { tables: [] };
 const RETRY_MS = { first: 1000, most: 30_000 };
 
-const setTimer: Timer = (milliseconds, task) => {
-  const timer = setTimeout(task, milliseconds);
-  return () => clearTimeout(timer);
-};
-
 export class Reconciler {
   readonly #with: ReconcilerDependencies;
   readonly #timer: Timer;
+  readonly #troubles: Troubles;
   readonly #built = new Map<number, { readonly downstreams: readonly Downstream[]; readonly built: Built }>();
   #problems: ReadonlyMap<string, Problem> = new Map();
   #waiting: readonly Listener[] = [];
@@ -51,7 +51,9 @@ export class Reconciler {
 
   constructor(dependencies: ReconcilerDependencies) {
     this.#with = dependencies;
-    this.#timer = dependencies.timer ?? setTimer;
+    const { log, timer = setTimer, now = clockNow } = dependencies;
+    this.#timer = timer;
+    this.#troubles = new Troubles({ log, timer, now });
     this.#waiting = dependencies.listeners;
   }
 
@@ -93,16 +95,16 @@ export class Reconciler {
     this.#closed = true;
     this.#cancelPass?.();
     this.#cancelRetry?.();
+    this.#troubles.close();
   }
 
   #pass(): void {
-    const { log } = this.#with;
     const problems = new Map<string, Problem>();
     for (const problem of this.#apply()) problems.set(problem.subject, problem);
-    for (const problem of problems.values()) {
-      if (this.#problems.get(problem.subject)?.message !== problem.message) log.error(problem.message);
+    for (const { subject, message } of problems.values()) this.#troubles.happens(subject, { message, level: 'error' });
+    for (const subject of this.#problems.keys()) {
+      if (!problems.has(subject)) this.#troubles.isOver(subject, { message: 'recovered', fields: { subject } });
     }
-    for (const subject of this.#problems.keys()) if (!problems.has(subject)) log.info('recovered', { subject });
     this.#problems = problems;
     this.#retry(problems.size > 0);
   }

@@ -27,7 +27,7 @@ export interface Line {
 
 /** What a trouble says of itself. */
 export interface Complaint extends Line {
-  readonly level?: Extract<LogLevel, 'warn' | 'error'>;
+  readonly level?: Extract<LogLevel, 'info' | 'warn' | 'error'>;
   /** A trouble that goes on for another cause is news too; by default the message itself. */
   readonly cause?: string;
 }

@@ -1,4 +1,5 @@
 /** The endpoints of listeners that name a Service: one stream for each, whoever asks for it. */
+import { now as clockNow, setTimer } from '../clock.ts';
 import type { Log } from '../log.ts';
 import type { Endpoint, Listener, Source } from '../model.ts';
 import type { Timer } from '../reconciler.ts';
@@ -25,18 +26,13 @@ interface Known {
   readonly endpoints: readonly Endpoint[];
 }
 
-const setTimer: Timer = (milliseconds, task) => {
-  const timer = setTimeout(task, milliseconds);
-  return () => clearTimeout(timer);
-};
-
 /** Asks nothing of the API server before `start`. */
 export function openKubernetesSource({
   listeners,
   log,
   api = openSliceApi(openCredentials()),
   timer = setTimer,
-  now = () => performance.now(),
+  now = clockNow,
   random = Math.random,
 }: KubernetesDependencies): LiveSource {
   const troubles = new Troubles({ log, now, timer });

@@ -2,6 +2,7 @@
 import { type Family, formatAddress } from '../address.ts';
 import type { Log } from '../log.ts';
 import type { Endpoint, Listener } from '../model.ts';
+import type { Troubles } from '../troubles.ts';
 import type { Standing, Thresholds } from './condition.ts';
 import type { CountedEnd } from './round.ts';
 
@@ -17,24 +18,36 @@ export interface News {
   /** The probes of all of the listener's endpoints of this family failed. */
   readonly allDown: boolean;
   readonly failOpen: boolean;
-  /** It was said already: not for everybody again. */
-  readonly repeated: boolean;
 }
 
 /** Says what went wrong and what follows from it, or that a downstream is back; nothing where all is well as before. */
-export function announceRound(log: Log, news: News): void {
-  const { listener, endpoint, protocol, before, after, end, repeated } = news;
+export function announceRound(log: Log, troubles: Troubles, news: News): void {
+  const { listener, endpoint, protocol, before, after, end } = news;
   const name = endpoint.name === undefined ? {} : { name: endpoint.name };
   const fields = { listener: listener.name, downstream: formatAddress(endpoint.address), ...name, protocol };
-  const complain = repeated ? log.debug : log.warn;
   if (end.outcome === 'unanswered') {
+    // That it is down was said, and what brings it back.
+    const complain = before.condition === 'down' ? log.debug : log.warn;
     complain('health probe failed', { ...fields, cause: end.cause, next: nextOf(news) });
   } else if (end.outcome === 'unsent') {
-    const next = 'in use, as nothing is known of it';
-    complain('health probe failed to leave this host', { ...fields, cause: end.cause, next });
+    const complaint = {
+      message: 'health probe failed to leave this host',
+      fields: { ...fields, cause: end.cause, next: 'in use, as nothing is known of it' },
+    };
+    // The trouble is this host's: said once, not for each of a thousand downstreams.
+    if (!troubles.happens(unsent(end.cause), complaint)) log.debug(complaint.message, complaint.fields);
   } else if (before.condition === 'down' && after.condition === 'up') {
     log.info('health recovered', { ...fields, answered: after.streak, next: 'in use again' });
   }
+}
+
+/** Says that no probe is kept on this host for this cause any more. */
+export function announceSent(troubles: Troubles, cause: string): void {
+  troubles.isOver(unsent(cause), { message: 'health probes leave this host again', fields: { cause } });
+}
+
+function unsent(cause: string): string {
+  return `unsent ${cause}`;
 }
 
 function nextOf({ after, allDown, failOpen, thresholds: { fall, rise } }: News): string {
@@ -44,11 +57,19 @@ function nextOf({ after, allDown, failOpen, thresholds: { fall, rise } }: News):
 }
 
 /** Says that the last downstream of a family went down, or that it is no longer so. */
-export function announceAllDown(log: Log, listener: Listener, family: Family, down: boolean, failOpen: boolean): void {
+export function announceAllDown(
+  troubles: Troubles,
+  listener: Listener,
+  family: Family,
+  down: boolean,
+  failOpen: boolean,
+): void {
   const fields = { listener: listener.name, family: `IPv${family}` };
-  if (!down) log.info(failOpen ? 'health fail open ended' : 'health has downstreams again', fields);
-  else if (failOpen) log.warn('health probes of all downstreams failed: all stay in use (fail_open)', fields);
-  else log.warn('health probes of all downstreams failed: none is in use (fail_open is off)', fields);
+  const subject = `down ${listener.id} ${family}`;
+  const follows = failOpen ? 'all stay in use (fail_open)' : 'none is in use (fail_open is off)';
+  if (down) troubles.happens(subject, { message: `health probes of all downstreams failed: ${follows}`, fields });
+  else
+    troubles.isOver(subject, { message: failOpen ? 'health fail open ended' : 'health has downstreams again', fields });
 }
 
 /** What /readyz says beside `ok`. */

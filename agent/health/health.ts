@@ -6,7 +6,8 @@ import { type Family, formatAddress } from '../address.ts';
 import type { Health as HealthConfig } from '../config/load.ts';
 import type { Log } from '../log.ts';
 import type { Endpoint, Listener } from '../model.ts';
-import { announceAllDown, announceRound, remarkOf } from './announce.ts';
+import { Troubles } from '../troubles.ts';
+import { announceAllDown, announceRound, announceSent, remarkOf } from './announce.ts';
 import { type Choice, chooseDownstreams } from './choice.ts';
 import type { Standing } from './condition.ts';
 import { Monitor, type Pace } from './monitor.ts';
@@ -36,9 +37,6 @@ export interface EndpointHealth {
   readonly healthy: boolean;
 }
 
-/** A cause that keeps probes on this host is said once a minute, not once for each of a thousand downstreams. */
-const REPEAT_MS = 60_000;
-
 export class Health {
   readonly statistics = new Statistics();
   readonly #with: HealthDependencies;
@@ -48,7 +46,9 @@ export class Health {
   readonly #roster: Roster;
   /** The families of a listener, by its id, whose endpoints are all down. */
   readonly #down = new Map<number, readonly Family[]>();
-  readonly #saidAt = new Map<string, number>();
+  readonly #troubles: Troubles;
+  /** Why the last round of a monitor did not leave this host, where it did not. */
+  readonly #unsent = new Map<Monitor, string>();
   #onChange = () => {};
   #opened = 0;
 
@@ -56,6 +56,7 @@ export class Health {
     const { config, clock, openProber } = dependencies;
     const { intervalSecs, timeoutSecs, fall, rise } = config;
     this.#with = dependencies;
+    this.#troubles = new Troubles({ log: dependencies.log, ...clock });
     this.#pace = { ...clock, fall, rise, intervalMs: intervalSecs * 1000, timeoutMs: timeoutSecs * 1000 };
     this.#prober = openProber?.((address, hint) =>
       this.#hint(hint, (monitor) => formatAddress(monitor.address) === formatAddress(address)),
@@ -76,7 +77,9 @@ export class Health {
    * is kept as long as some listener has it.
    */
   choose(listener: Listener, endpoints: readonly Endpoint[]): Choice {
-    return this.#review(this.#roster.enter(listener, endpoints));
+    const entry = this.#roster.enter(listener, endpoints);
+    this.#forgetUnsent();
+    return this.#review(entry);
   }
 
   endpoints(): readonly EndpointHealth[] {
@@ -104,6 +107,7 @@ export class Health {
 
   close(): void {
     this.#neighbours?.close();
+    this.#troubles.close();
     for (const monitor of this.#roster.monitors()) monitor.close();
     this.#prober?.close();
   }
@@ -132,8 +136,8 @@ export class Health {
     const { protocol, failOpen } = config;
     this.statistics.ended(end);
     const after = monitor.standing;
-    const repeated = end.outcome === 'unsent' ? this.#isRepeated(end.cause) : before.condition === 'down';
     const moved = (before.condition === 'down') !== (after.condition === 'down');
+    this.#noteUnsent(monitor, end);
     // The common case: nothing to say, and nothing to choose anew.
     if (!moved && end.outcome === 'answered') return;
     for (const entry of this.#roster.entries()) {
@@ -144,29 +148,34 @@ export class Health {
       for (const endpoint of uses) {
         const allDown = down.includes(endpoint.address.family);
         const thresholds = this.#pace;
-        announceRound(log, {
-          listener,
-          endpoint,
-          protocol,
-          before,
-          after,
-          end,
-          thresholds,
-          allDown,
-          failOpen,
-          repeated,
-        });
+        const news = { listener, endpoint, protocol, before, after, end, thresholds, allDown, failOpen };
+        announceRound(log, this.#troubles, news);
       }
       this.#review(entry);
     }
     if (moved) this.#onChange();
   }
 
-  #isRepeated(cause: string): boolean {
-    const now = this.#pace.now();
-    const isRepeated = now - (this.#saidAt.get(cause) ?? Number.NEGATIVE_INFINITY) < REPEAT_MS;
-    if (!isRepeated) this.#saidAt.set(cause, now);
-    return isRepeated;
+  #noteUnsent(monitor: Monitor, end: CountedEnd): void {
+    const old = this.#unsent.get(monitor);
+    if (end.outcome === 'unsent') this.#unsent.set(monitor, end.cause);
+    else this.#unsent.delete(monitor);
+    if (old !== undefined) this.#reviewCause(old);
+  }
+
+  /** Of monitors that nobody has any more. */
+  #forgetUnsent(): void {
+    if (this.#unsent.size === 0) return;
+    const monitors = new Set(this.#roster.monitors());
+    for (const [monitor, cause] of this.#unsent) {
+      if (monitors.has(monitor)) continue;
+      this.#unsent.delete(monitor);
+      this.#reviewCause(cause);
+    }
+  }
+
+  #reviewCause(cause: string): void {
+    if (![...this.#unsent.values()].includes(cause)) announceSent(this.#troubles, cause);
   }
 
   #choice({ endpoints, monitors }: Entry): Choice {
@@ -182,7 +191,7 @@ export class Health {
     for (const family of [4, 6] as const) {
       const down = choice.down.includes(family);
       if (down !== before.includes(family)) {
-        announceAllDown(this.#with.log, listener, family, down, this.#with.config.failOpen);
+        announceAllDown(this.#troubles, listener, family, down, this.#with.config.failOpen);
       }
     }
     return choice;

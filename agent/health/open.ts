@@ -1,8 +1,8 @@
 /** Health as the config asks for it, or without probes where this machine cannot do them: that harms nobody. */
+import { now, setTimer } from '../clock.ts';
 import type { Health as HealthConfig } from '../config/load.ts';
 import type { Log } from '../log.ts';
 import { watchNeighbours } from '../netlink/neighbours.ts';
-import type { Timer } from '../reconciler.ts';
 import { Health, type HealthDependencies } from './health.ts';
 import type { Pace } from './monitor.ts';
 import { type OpenProber, ProberUnavailable } from './prober.ts';
@@ -12,11 +12,6 @@ import { openUdpEcho } from './udp-echo.ts';
 /** Twenty wakings a second however many downstreams there are. */
 const TICK_MS = 50;
 
-const setTimer: Timer = (milliseconds, task) => {
-  const timer = setTimeout(task, milliseconds);
-  return () => clearTimeout(timer);
-};
-const now = () => performance.now();
 const clock: Pick<Pace, 'timer' | 'now' | 'random'> = {
   timer: onTicks(setTimer, now, TICK_MS),
   now,

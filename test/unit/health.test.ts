@@ -279,15 +279,38 @@ describe('hints', () => {
 });
 
 describe('a probe that cannot leave this host', () => {
-  test('says nothing about the downstream, and is one line a minute for all of them', () => {
+  test('says nothing about the downstream, and is one line in five minutes for all of them', () => {
     const { network, timer, log, inUse, health } = rig();
     for (const ip of inUse()) network.host(ip, { refuses: 'Operation not permitted' });
-    timer.advance(59_000);
+    timer.advance(299_000);
     expect(inUse()).toHaveLength(3);
     expect(health.statistics.rounds.unanswered).toBe(0);
     expect(log.lines.filter((line) => line.startsWith('WARN'))).toEqual([
       'WARN health probe failed to leave this host listener="syslog" downstream="10.0.1.10:9000" protocol="icmp" cause="Operation not permitted" next="in use, as nothing is known of it"',
     ]);
+  });
+
+  test('is said when it begins and when it is over, also a second time within a minute', () => {
+    const { network, timer, log, inUse } = rig();
+    for (let turn = 0; turn < 2; turn++) {
+      for (const ip of inUse()) network.host(ip, { refuses: 'Operation not permitted' });
+      timer.advance(INTERVAL + TIMEOUT);
+      for (const ip of inUse()) network.host(ip);
+      timer.advance(INTERVAL + TIMEOUT);
+    }
+    const over = 'INFO health probes leave this host again cause="Operation not permitted"';
+    const begins = expect.stringMatching(
+      /^WARN health probe failed to leave this host .* cause="Operation not permitted"/,
+    );
+    expect(said(log.lines)).toEqual([begins, over, begins, over]);
+  });
+
+  test('is over too when the downstreams that it concerned are gone', () => {
+    const { network, timer, log, inUse } = rig();
+    network.host('10.0.1.11', { refuses: 'Network is down' });
+    timer.advance(INTERVAL + TIMEOUT);
+    inUse(undefined, [anEndpoint('10.0.1.10')]);
+    expect(said(log.lines).at(-1)).toBe('INFO health probes leave this host again cause="Network is down"');
   });
 
   test('brings a downstream back that was out: nothing is known of it any more', () => {
@@ -357,6 +380,20 @@ describe('when all are down', () => {
       'INFO health recovered listener="sy',
       'INFO health fail open ended listen',
     ]);
+  });
+
+  test('and up and down again without end, is said three times in five minutes and then summed up', () => {
+    const { network, timer, log } = rig({ ips: ['10.0.1.10'], config: { rise: 1 } });
+    for (let turn = 0; turn < 100; turn++) {
+      network.host('10.0.1.10', 'dead');
+      timer.advance(INTERVAL + TIMEOUT);
+      network.host('10.0.1.10');
+      timer.advance(INTERVAL);
+    }
+    const all = log.lines.filter((line) => line.includes('all stay in use (fail_open) listener='));
+    expect(all.slice(0, 3)).toEqual(Array.from({ length: 3 }, () => all[0]));
+    expect(all[3]).toMatch(/more_times=\d+ within="5 minutes"/);
+    expect(all.length).toBeLessThanOrEqual(3 + 4);
   });
 
   test('without fail_open none is left, said as plainly', () => {

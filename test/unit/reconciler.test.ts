@@ -16,7 +16,7 @@ function rig(listeners: readonly Listener[] = [aListener()]) {
   };
   const host = { links: () => world.links, addresses: () => world.addresses };
   const source = { endpoints: ({ name }: Listener) => world.endpoints.get(name), close: () => {} };
-  const reconciler = new Reconciler({ log, listeners, source, host, datapath, timer: timer.set });
+  const reconciler = new Reconciler({ log, listeners, source, host, datapath, timer: timer.set, now: () => timer.now });
   return { timer, datapath, log, world, reconciler };
 }
 
@@ -92,6 +92,37 @@ describe('the reconciler', () => {
     datapath.problems = [];
     timer.advance(30_000);
     expect(reconciler.running()).toHaveLength(1);
+  });
+
+  test('says a problem again after five minutes, and one that comes and goes three times and then as a sum', () => {
+    const { reconciler, datapath, log, timer } = rig();
+    const turn = (problems: typeof datapath.problems) => {
+      datapath.problems = problems;
+      reconciler.trigger();
+      timer.advance(1000);
+    };
+    turn([{ subject: 'attachment(eth0)', message: 'no' }]);
+    timer.advance(9 * 60_000);
+    expect(log.lines).toEqual(['ERROR no', 'ERROR no']);
+    log.lines.length = 0;
+    for (let times = 0; times < 100; times++) {
+      turn([]);
+      turn([{ subject: 'attachment(eth0)', message: 'no' }]);
+    }
+    turn([]);
+    timer.advance(10 * 60_000);
+    expect(log.lines.filter((line) => line === 'ERROR no')).toHaveLength(3);
+    expect(log.lines.at(-1)).toBe('ERROR no more_times=97 within="5 minutes" now="over"');
+  });
+
+  test('says a problem whose words go to and fro once for each', () => {
+    const { reconciler, datapath, log, timer } = rig();
+    for (let times = 0; times < 10; times++) {
+      datapath.problems = [{ subject: 'attachment(eth0)', message: times % 2 === 0 ? 'busy' : 'gone' }];
+      reconciler.trigger();
+      timer.advance(100);
+    }
+    expect(log.lines).toEqual(['ERROR busy', 'ERROR gone']);
   });
 
   test('keeps the last tables where the new ones cannot be built', () => {

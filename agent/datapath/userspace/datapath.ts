@@ -4,9 +4,11 @@
  * nothing goes by the old ones.
  */
 import { formatAddress } from '../../address.ts';
+import { now, setTimer } from '../../clock.ts';
 import { SystemError } from '../../ffi/errno.ts';
 import type { Log } from '../../log.ts';
 import type { Listener, SlotTable } from '../../model.ts';
+import { Troubles } from '../../troubles.ts';
 import {
   type Blueprint,
   type Datapath,
@@ -43,11 +45,15 @@ class UserspaceDatapath implements Datapath {
   readonly #stations: ReadonlyMap<number, Station>;
   /** The tables that each listener had last: a blueprint may leave out what it does not change. */
   readonly #tables = new Map<number, Map<4 | 6, SlotTable>>();
+  /** What lacks here for as long as we run. */
   readonly #said = new Set<string>();
+  /** Listeners of the kernel path without a safety net, by id. */
+  readonly #troubles: Troubles;
   #generation = 0;
 
   constructor({ log, listeners, isSafetyNet = () => false, startThread }: UserspaceDependencies) {
     this.#log = log;
+    this.#troubles = new Troubles({ log, now, timer: setTimer });
     this.#isSafetyNet = isSafetyNet;
     const once = (level: 'info' | 'warn', line: string) => this.#once(level, line);
     this.#opener = new Opener({ log, once, isSafetyNet, startThread });
@@ -76,6 +82,7 @@ class UserspaceDatapath implements Datapath {
   close(): void {
     for (const station of this.#stations.values()) station.stop();
     for (const station of this.#stations.values()) station.close();
+    this.#troubles.close();
   }
 
   #applyListener({ listener, tables }: ListenerBlueprint, { addresses }: Blueprint, problems: Problem[]): void {
@@ -86,7 +93,8 @@ class UserspaceDatapath implements Datapath {
     const isHost = isHostAddress(addresses);
     const safetyNet = this.#isSafetyNet(listener);
     if (safetyNet && isOccupied(listener.bind, known.values(), isHost)) {
-      this.#once('info', `listener "${listener.name}" has no safety net: a downstream on this host has its port`);
+      const message = `listener "${listener.name}" has no safety net: a downstream on this host has its port`;
+      this.#troubles.happens(String(listener.id), { message, level: 'info' });
       station.close();
       return;
     }
@@ -104,6 +112,9 @@ class UserspaceDatapath implements Datapath {
     if (!station.settled) {
       const message = `a worker of listener "${listener.name}" did not take the new downstreams in time`;
       problems.push({ subject: `endpoints(${listener.name})`, message });
+    }
+    if (safetyNet) {
+      this.#troubles.isOver(String(listener.id), { message: `listener "${listener.name}" has its safety net again` });
     }
     if (safetyNet || !news) return;
     const endpoints = image.downstreams.length;
@@ -130,7 +141,8 @@ class UserspaceDatapath implements Datapath {
   /** A listener of the kernel path lives without its safety net, if loudly; any other one does not live. */
   #failed(listener: Listener, error: Error, problems: Problem[]): void {
     const message = explain(listener, error);
-    if (this.#isSafetyNet(listener)) this.#once('warn', `no safety net: ${message}`);
+    if (this.#isSafetyNet(listener))
+      this.#troubles.happens(String(listener.id), { message: `no safety net: ${message}` });
     else problems.push({ subject: `listener(${listener.name})`, message });
   }
 

@@ -2,9 +2,11 @@
  * The safety net's forwarder: the agent's own thread, woken by the event loop. What the kernel path leaves over is little,
  * and a thread of its own would cost every idle node ten MiB; until the first datagram comes this costs a descriptor.
  */
+import { now, setTimer } from '../../clock.ts';
 import { MSG_DONTWAIT } from '../../ffi/mmsg.ts';
 import { watchReadable } from '../../ffi/poll.ts';
 import type { Log } from '../../log.ts';
+import { Troubles } from '../../troubles.ts';
 import { Forwarder, type ForwarderOptions } from './forwarder.ts';
 import type { Service } from './pool.ts';
 import type { Scratch } from './scratch.ts';
@@ -27,6 +29,7 @@ export interface DrainOptions extends Omit<ForwarderOptions, 'scratch' | 'tally'
 export class Drain implements Service {
   readonly #with: DrainOptions;
   readonly #tally = new Tally();
+  readonly #troubles: Troubles;
   #image: TableImage;
   #forwarder: Forwarder | undefined;
   #watch: { close(): void } | undefined;
@@ -35,6 +38,7 @@ export class Drain implements Service {
 
   constructor(options: DrainOptions) {
     this.#with = options;
+    this.#troubles = new Troubles({ log: options.log, now, timer: setTimer });
     this.#image = options.image;
     this.#listen();
   }
@@ -56,6 +60,7 @@ export class Drain implements Service {
     clearTimeout(this.#pause);
     this.#try(LAST_BATCHES);
     this.#forwarder?.close();
+    this.#troubles.close();
   }
 
   #listen(): void {
@@ -68,10 +73,13 @@ export class Drain implements Service {
   #try(batches: number): boolean {
     try {
       for (let batch = 0; batch < batches && this.#work() > 0; batch++);
+      this.#troubles.isOver('work', { message: 'safety net works again', fields: { listener: this.#with.name } });
       return true;
-    } catch (error) {
+    } catch (cause) {
       this.deaths++;
-      this.#with.log.error('safety net failed', { listener: this.#with.name, error: (error as Error).message });
+      const error = (cause as Error).message;
+      const fields = { listener: this.#with.name, error };
+      this.#troubles.happens('work', { message: 'safety net failed', fields, level: 'error', cause: error });
       return false;
     }
   }
