@@ -11,6 +11,10 @@ export type Mode = (typeof MODES)[number];
 export const SOURCE_MODES = ['auto', 'preserve', 'nat'] as const;
 export type SourceMode = (typeof SOURCE_MODES)[number];
 
+/** What a listener of a Service does with endpoints that are not ready while it has no other ones. */
+export const UNREADY = ['last_resort', 'never'] as const;
+export type Unready = (typeof UNREADY)[number];
+
 /** Where a listener's endpoints come from: a list in the config, or the EndpointSlices of a Service. */
 export type Source =
   | { readonly kind: 'static'; readonly endpoints: readonly Endpoint[] }
@@ -20,6 +24,8 @@ export type Source =
       readonly service: string;
       /** Number, name, or absent: then the slice's only UDP port. */
       readonly port?: number | string;
+      /** Absent: never. */
+      readonly unready?: Unready;
     };
 
 /** A UDP address:port on the node and how its datagrams are spread. `id` is its place in the config, from 0. */
@@ -57,6 +63,8 @@ export interface Endpoint {
   readonly name?: string;
   readonly nodeName?: string;
   readonly zone?: string;
+  /** It is not ready: in use only as the last resort, and only if it answers health probes. */
+  readonly unready?: true;
 }
 
 /** An endpoint chosen to receive datagrams now. */

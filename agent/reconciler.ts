@@ -18,7 +18,7 @@ export interface ReconcilerDependencies {
   readonly log: Log;
   readonly listeners: readonly Listener[];
   readonly source: EndpointSource;
-  /** Which endpoints may receive; all of them without it. */
+  /** Which endpoints may receive; all that are ready without it. */
   readonly health?: Pick<Health, 'choose'>;
   readonly host: Pick<Host, 'links' | 'addresses'>;
   readonly datapath: Datapath;
@@ -155,7 +155,7 @@ export class Reconciler {
     const takes = ({ address }: Endpoint) => familiesOf(listener).includes(address.family);
     // The same list again is no news to health, so it is left as it is where all of it is taken.
     const taken = endpoints.every(takes) ? endpoints : endpoints.filter(takes);
-    return health ? health.choose(listener, taken).downstreams : taken;
+    return health ? health.choose(listener, taken).downstreams : taken.filter(({ unready }) => !unready);
   }
 
   /** A machine that does not fit now may fit later: an interface appears, memory is freed. */

@@ -91,7 +91,7 @@ function toConfig({ listeners, health, metrics, log }: ConfigOutput, { podNamesp
       bind: listener.bind,
       interfaces: listener.interfaces ?? (listener.interface === undefined ? [] : [listener.interface]),
       mode: listener.mode,
-      source: toSource(listener, podNamespace),
+      source: toSource(listener, health.enabled, podNamespace),
       sourceMode: listener.source,
       settings: toSettings(listener.settings),
     })),
@@ -109,7 +109,11 @@ function toConfig({ listeners, health, metrics, log }: ConfigOutput, { podNamesp
   };
 }
 
-function toSource({ kubernetes, downstream }: ConfigOutput['listeners'][number], podNamespace = ''): Source {
+function toSource(
+  { kubernetes, downstream }: ConfigOutput['listeners'][number],
+  isProbed: boolean,
+  podNamespace = '',
+): Source {
   if (kubernetes === undefined) {
     const endpoints = (downstream ?? []).map(({ name, address, weight }) => {
       return { address, weight, ...(name === undefined ? {} : { name }) };
@@ -118,7 +122,14 @@ function toSource({ kubernetes, downstream }: ConfigOutput['listeners'][number],
   }
   const { service, port } = kubernetes;
   const namespace = kubernetes.namespace ?? (podNamespace.trim() || 'default');
-  return { kind: 'kubernetes', namespace, service, ...(port === undefined ? {} : { port }) };
+  const { unready = isProbed ? 'last_resort' : 'never' } = kubernetes;
+  return {
+    kind: 'kubernetes',
+    namespace,
+    service,
+    ...(port === undefined ? {} : { port }),
+    ...(unready === 'never' ? {} : { unready }),
+  };
 }
 
 function toSettings(settings: ConfigOutput['listeners'][number]['settings']): Settings {

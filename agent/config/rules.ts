@@ -16,6 +16,7 @@ export function crossFindings(draft: Draft, locate: Locate): readonly Finding[] 
     ...repeatedBinds(listeners, locate),
     ...metricsPort(draft, locate),
     ...healthTimes(draft),
+    ...unprobedResorts(draft),
     ...listeners.flatMap((listener, index) =>
       listener === undefined ? [] : listenerFindings(listener, ['listeners', index], locate),
     ),
@@ -78,4 +79,16 @@ function healthTimes({ health }: Draft): readonly Finding[] {
   }
   const message = `health.interval_secs ${interval}: want more than timeout_secs, by default ${timeout}, or a lower timeout_secs`;
   return [{ path: ['health', 'interval_secs'], at: 'value', message }];
+}
+
+/** Only who answers probes is a last resort: without probes the key would promise what it cannot do. */
+function unprobedResorts(draft: Draft): readonly Finding[] {
+  const { listeners = [], health } = draft;
+  if ('health' in draft && health?.enabled !== false) return [];
+  return listeners.flatMap((listener, index) => {
+    if (listener?.kubernetes?.unready !== 'last_resort') return [];
+    const path = ['listeners', index, 'kubernetes', 'unready'];
+    const message = `listeners[${index}].kubernetes.unready "last_resort": health is off and nobody is probed, want health or never`;
+    return [{ path, at: 'value', message }];
+  });
 }

@@ -1,6 +1,6 @@
 /** The shape of the YAML: keys, types, ranges, enumerations, defaults. What spans several keys is in `rules.ts`. */
 import * as z from 'zod';
-import { LIMITS, MODES, SOURCE_MODES } from '../model.ts';
+import { LIMITS, MODES, SOURCE_MODES, UNREADY } from '../model.ts';
 import { refuseBind, refuseDownstream } from './address-text.ts';
 import {
   address,
@@ -42,6 +42,11 @@ const kubernetes = section({
     .optional()
     .describe(
       "Receivers' UDP port, by number or by its name in the EndpointSlice. Default: the slice's only UDP port.",
+    ),
+  unready: choice(UNREADY)
+    .optional()
+    .describe(
+      'Endpoints that are not ready, where none is: last_resort (those that answer health probes are in use) or never. Default: last_resort where health is on, else never.',
     ),
 });
 

@@ -6,6 +6,8 @@ import { type EndpointState, type Slice, type SliceEndpoint, type SlicePort, STA
 export interface Resolution {
   /** In the order of their addresses, so that equal sets make equal tables. */
   readonly endpoints: readonly Endpoint[];
+  /** Those that are not ready and not on their way out, in the same order. */
+  readonly unready: readonly Endpoint[];
   /** Why slices of the Service give no endpoints, in the operator's words. */
   readonly remarks: readonly string[];
 }
@@ -30,7 +32,11 @@ export function resolveEndpoints(slices: Iterable<Slice>, port: WantedPort): Res
     }
   }
   const all = [...best.entries()].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, endpoint]) => endpoint);
-  return { endpoints: [...ofFamily(all, 4), ...ofFamily(all, 6)], remarks: [...remarks] };
+  return {
+    endpoints: [...ofFamily(all, 4), ...ofFamily(all, 6)],
+    unready: all.filter(({ state }) => state === 'unready').map((one) => ({ ...toEndpoint(one), unready: true })),
+    remarks: [...remarks],
+  };
 }
 
 /** How many addresses are in which state, each counted once. */
@@ -56,13 +62,17 @@ function ofFamily(all: readonly (SliceEndpoint & { port: number })[], family: Fa
   const ours = all.filter((endpoint) => endpoint.family === family);
   const ready = ours.filter(({ state }) => state === 'ready');
   const chosen = ready.length > 0 ? ready : ours.filter(({ state }) => state === 'draining');
-  return chosen.map(({ ip, port, name, nodeName, zone }) => ({
+  return chosen.map(toEndpoint);
+}
+
+function toEndpoint({ family, ip, port, name, nodeName, zone }: SliceEndpoint & { port: number }): Endpoint {
+  return {
     address: { family, ip, port },
     weight: 1,
     ...(name === undefined ? {} : { name }),
     ...(nodeName === undefined ? {} : { nodeName }),
     ...(zone === undefined ? {} : { zone }),
-  }));
+  };
 }
 
 /** The UDP port of a slice's endpoints; a remark where it has none that fits; undefined where it has no endpoints. */

@@ -58,9 +58,9 @@ export function openKubernetesSource({
   };
 
   const resolve = (listener: Listener, source: KubernetesSource, stream: SliceStream): readonly Endpoint[] => {
-    const { endpoints, remarks } = resolveEndpoints(stream.slices ?? [], source.port);
+    const { endpoints, unready, remarks } = resolveEndpoints(stream.slices ?? [], source.port);
     remark(listener, source, remarks);
-    return endpoints;
+    return source.unready === 'last_resort' && unready.length > 0 ? [...endpoints, ...unready] : endpoints;
   };
 
   return {

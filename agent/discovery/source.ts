@@ -5,7 +5,10 @@ import { openStaticSource } from './static.ts';
 import type { StreamStatus } from './stream.ts';
 
 export interface EndpointSource {
-  /** The listener's endpoints that may receive now; undefined as long as nobody knows. */
+  /**
+   * The listener's endpoints that may receive now, and, where it wants them as the last resort, those that are not
+   * ready; undefined as long as nobody knows.
+   */
   endpoints(listener: Listener): readonly Endpoint[] | undefined;
   close(): void;
 }

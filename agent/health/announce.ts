@@ -3,6 +3,7 @@ import { type Family, formatAddress } from '../address.ts';
 import type { Log } from '../log.ts';
 import type { Endpoint, Listener } from '../model.ts';
 import type { Troubles } from '../troubles.ts';
+import type { Choice } from './choice.ts';
 import type { Standing, Thresholds } from './condition.ts';
 import type { CountedEnd } from './round.ts';
 
@@ -18,26 +19,33 @@ export interface News {
   /** The probes of all of the listener's endpoints of this family failed. */
   readonly allDown: boolean;
   readonly failOpen: boolean;
+  /** It is not ready and others are: nothing follows from its probes now. */
+  readonly isStandby: boolean;
 }
 
 /** Says what went wrong and what follows from it, or that a downstream is back; nothing where all is well as before. */
 export function announceRound(log: Log, troubles: Troubles, news: News): void {
-  const { listener, endpoint, protocol, before, after, end } = news;
+  const { listener, endpoint, protocol, before, after, end, isStandby } = news;
   const name = endpoint.name === undefined ? {} : { name: endpoint.name };
   const fields = { listener: listener.name, downstream: formatAddress(endpoint.address), ...name, protocol };
   if (end.outcome === 'unanswered') {
     // That it is down was said, and what brings it back.
-    const complain = before.condition === 'down' ? log.debug : log.warn;
+    const complain = before.condition === 'down' || isStandby ? log.debug : log.warn;
     complain('health probe failed', { ...fields, cause: end.cause, next: nextOf(news) });
   } else if (end.outcome === 'unsent') {
     const complaint = {
       message: 'health probe failed to leave this host',
-      fields: { ...fields, cause: end.cause, next: 'in use, as nothing is known of it' },
+      fields: {
+        ...fields,
+        cause: end.cause,
+        next: `${endpoint.unready ? 'out of' : 'in'} use, as nothing is known of it`,
+      },
     };
     // The trouble is this host's: said once, not for each of a thousand downstreams.
     if (!troubles.happens(unsent(end.cause), complaint)) log.debug(complaint.message, complaint.fields);
   } else if (before.condition === 'down' && after.condition === 'up') {
-    log.info('health recovered', { ...fields, answered: after.streak, next: 'in use again' });
+    const say = isStandby ? log.debug : log.info;
+    say('health recovered', { ...fields, answered: after.streak, next: 'in use again' });
   }
 }
 
@@ -72,8 +80,32 @@ export function announceAllDown(
     troubles.isOver(subject, { message: failOpen ? 'health fail open ended' : 'health has downstreams again', fields });
 }
 
+/** Says that none of a family's endpoints is ready, and what is in use then; or that this is over. */
+export function announceUnready(troubles: Troubles, listener: Listener, family: Family, choice: Choice): void {
+  const subject = `unready ${listener.id} ${family}`;
+  const endpoints = choice.downstreams.filter(({ address }) => address.family === family).length;
+  const fields = { listener: listener.name, family: `IPv${family}`, endpoints };
+  if (choice.lastResort.includes(family)) {
+    const message = 'no endpoint is ready: unready ones that answer health probes are in use (last_resort)';
+    troubles.happens(subject, { message, fields });
+  } else if (choice.unserved.includes(family)) {
+    const message = 'no endpoint is ready, and no unready one has answered a health probe: none is in use';
+    troubles.happens(subject, { message, fields });
+  } else {
+    const message =
+      endpoints > 0 ? 'endpoints are ready again, last_resort ended' : 'no endpoint is left, last_resort ended';
+    troubles.isOver(subject, { message, fields });
+  }
+}
+
 /** What /readyz says beside `ok`. */
-export function remarkOf(listener: Listener, family: Family, failOpen: boolean): string {
+export function remarksOf(listener: Listener, choice: Choice, failOpen: boolean): readonly string[] {
   const follows = failOpen ? 'all stay in use (fail_open)' : 'none is in use (fail_open is off)';
-  return `health(${listener.name}): the probes of all IPv${family} downstreams failed: ${follows}`;
+  const say = (families: readonly Family[], words: (family: string) => string) =>
+    families.map((family) => `health(${listener.name}): ${words(`IPv${family}`)}`);
+  return [
+    ...say(choice.down, (family) => `the probes of all ${family} downstreams failed: ${follows}`),
+    ...say(choice.lastResort, (family) => `no ${family} endpoint is ready: unready ones are in use (last_resort)`),
+    ...say(choice.unserved, (family) => `no ${family} endpoint is ready, and no unready one answers: none is in use`),
+  ];
 }

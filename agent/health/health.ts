@@ -2,14 +2,14 @@
  * The health of all downstreams: who is probed, who may receive, and what the operator hears of it. Without a prober
  * every downstream is `unknown`, which counts as in use.
  */
-import { type Family, formatAddress } from '../address.ts';
+import { formatAddress } from '../address.ts';
 import type { Health as HealthConfig } from '../config/load.ts';
 import type { Log } from '../log.ts';
 import type { Endpoint, Listener } from '../model.ts';
 import { Troubles } from '../troubles.ts';
-import { announceAllDown, announceRound, announceSent, remarkOf } from './announce.ts';
+import { announceAllDown, announceRound, announceSent, announceUnready, remarksOf } from './announce.ts';
 import { type Choice, chooseDownstreams } from './choice.ts';
-import type { Standing } from './condition.ts';
+import { type Condition, type Standing, UNKNOWN } from './condition.ts';
 import { Monitor, type Pace } from './monitor.ts';
 import type { Hint, OpenProber, Prober } from './prober.ts';
 import { type Entry, Roster } from './roster.ts';
@@ -44,8 +44,8 @@ export class Health {
   readonly #prober: Prober | undefined;
   readonly #neighbours: { close(): void } | undefined;
   readonly #roster: Roster;
-  /** The families of a listener, by its id, whose endpoints are all down. */
-  readonly #down = new Map<number, readonly Family[]>();
+  /** What each listener was told last, by its id. */
+  readonly #choices = new Map<number, Choice>();
   readonly #troubles: Troubles;
   /** Why the last round of a monitor did not leave this host, where it did not. */
   readonly #unsent = new Map<Monitor, string>();
@@ -73,26 +73,34 @@ export class Health {
   }
 
   /**
-   * The endpoints that may receive, out of all that the listener has. Those are probed from now on; what is known of one
-   * is kept as long as some listener has it.
+   * The endpoints that may receive, out of all that the listener has. Those are probed from now on, the unready ones too,
+   * so that it is known whether they answer when they are the last; what is known of one is kept as long as some listener
+   * has it, be it ready or not. The same downstreams are the same list.
    */
   choose(listener: Listener, endpoints: readonly Endpoint[]): Choice {
     const entry = this.#roster.enter(listener, endpoints);
     this.#forgetUnsent();
-    return this.#review(entry);
+    return this.#review(entry, this.#choice(entry));
   }
 
   endpoints(): readonly EndpointHealth[] {
     return this.#roster
       .entries()
       .flatMap(({ listener, endpoints, monitors }) =>
-        endpoints.map((endpoint, index) => ({ listener, endpoint, healthy: !isDown(monitors[index]) })),
+        endpoints
+          .map((endpoint, index) => ({ listener, endpoint, healthy: conditionOf(monitors[index]) !== 'down' }))
+          .filter(({ endpoint }) => !this.#isStandby(listener, endpoint)),
       );
   }
 
   /** True while the listener's downstreams, or those of one family, are in use only because all of them are down. */
   failsOpen({ id }: Listener): boolean {
-    return this.#with.config.failOpen && (this.#down.get(id)?.length ?? 0) > 0;
+    return this.#with.config.failOpen && (this.#choices.get(id)?.down.length ?? 0) > 0;
+  }
+
+  /** True while endpoints of the listener that are not ready are in use, because none of their family is. */
+  isLastResort({ id }: Listener): boolean {
+    return (this.#choices.get(id)?.lastResort.length ?? 0) > 0;
   }
 
   /** What an operator who asks for readiness should know though nothing of ours is broken. */
@@ -100,7 +108,8 @@ export class Health {
     const { obstacle, config } = this.#with;
     const remarks = obstacle === undefined ? [] : [`health: ${obstacle}`];
     for (const { listener } of this.#roster.entries()) {
-      for (const family of this.#down.get(listener.id) ?? []) remarks.push(remarkOf(listener, family, config.failOpen));
+      const choice = this.#choices.get(listener.id);
+      if (choice) remarks.push(...remarksOf(listener, choice, config.failOpen));
     }
     return remarks;
   }
@@ -136,24 +145,26 @@ export class Health {
     const { protocol, failOpen } = config;
     this.statistics.ended(end);
     const after = monitor.standing;
-    const moved = (before.condition === 'down') !== (after.condition === 'down');
     this.#noteUnsent(monitor, end);
     // The common case: nothing to say, and nothing to choose anew.
-    if (!moved && end.outcome === 'answered') return;
+    if (before.condition === after.condition && end.outcome === 'answered') return;
+    let changed = false;
     for (const entry of this.#roster.entries()) {
       const uses = entry.endpoints.filter((_, index) => entry.monitors[index] === monitor);
       if (uses.length === 0) continue;
       const { listener } = entry;
-      const { down } = this.#choice(entry);
+      const choice = this.#choice(entry);
       for (const endpoint of uses) {
-        const allDown = down.includes(endpoint.address.family);
+        const allDown = choice.down.includes(endpoint.address.family);
         const thresholds = this.#pace;
-        const news = { listener, endpoint, protocol, before, after, end, thresholds, allDown, failOpen };
+        const isStandby = this.#isStandby(listener, endpoint);
+        const news = { listener, endpoint, protocol, before, after, end, thresholds, allDown, failOpen, isStandby };
         announceRound(log, this.#troubles, news);
       }
-      this.#review(entry);
+      const old = this.#choices.get(listener.id)?.downstreams;
+      changed = this.#review(entry, choice).downstreams !== old || changed;
     }
-    if (moved) this.#onChange();
+    if (changed) this.#onChange();
   }
 
   #noteUnsent(monitor: Monitor, end: CountedEnd): void {
@@ -179,25 +190,34 @@ export class Health {
   }
 
   #choice({ endpoints, monitors }: Entry): Choice {
-    return chooseDownstreams(endpoints, (index) => isDown(monitors[index]), this.#with.config.failOpen);
+    return chooseDownstreams(endpoints, (index) => conditionOf(monitors[index]), this.#with.config.failOpen);
   }
 
-  /** Chooses, and says so where the last downstream of a family has gone down or the first is back. */
-  #review(entry: Entry): Choice {
-    const choice = this.#choice(entry);
-    const { listener } = entry;
-    const before = this.#down.get(listener.id) ?? [];
-    this.#down.set(listener.id, choice.down);
+  /** Keeps a choice, and says so where the last downstream of a family has gone down or the first is back. */
+  #review({ listener }: Entry, fresh: Choice): Choice {
+    const { failOpen } = this.#with.config;
+    const before = this.#choices.get(listener.id);
+    const same = before && isSame(before.downstreams, fresh.downstreams);
+    const choice = same ? { ...fresh, downstreams: before.downstreams } : fresh;
+    this.#choices.set(listener.id, choice);
     for (const family of [4, 6] as const) {
-      const down = choice.down.includes(family);
-      if (down !== before.includes(family)) {
-        announceAllDown(this.#troubles, listener, family, down, this.#with.config.failOpen);
-      }
+      announceAllDown(this.#troubles, listener, family, choice.down.includes(family), failOpen);
+      announceUnready(this.#troubles, listener, family, choice);
     }
     return choice;
   }
+
+  /** True for an endpoint that is not ready where others of its family are. */
+  #isStandby({ id }: Listener, { unready, address }: Endpoint): boolean {
+    const choice = this.#choices.get(id);
+    return unready === true && ![...(choice?.lastResort ?? []), ...(choice?.unserved ?? [])].includes(address.family);
+  }
 }
 
-function isDown(monitor: Monitor | undefined): boolean {
-  return monitor?.standing.condition === 'down';
+function conditionOf(monitor: Monitor | undefined): Condition {
+  return (monitor?.standing ?? UNKNOWN).condition;
+}
+
+function isSame(some: readonly Endpoint[], others: readonly Endpoint[]): boolean {
+  return some === others || (some.length === others.length && some.every((one, index) => one === others[index]));
 }

@@ -21,7 +21,7 @@ const clock: Pick<Pace, 'timer' | 'now' | 'random'> = {
 /** The part of Health that others hold. */
 export type OpenedHealth = Pick<
   Health,
-  'choose' | 'start' | 'close' | 'remarks' | 'endpoints' | 'failsOpen' | 'statistics'
+  'choose' | 'start' | 'close' | 'remarks' | 'endpoints' | 'failsOpen' | 'isLastResort' | 'statistics'
 >;
 
 /** Never fails: what keeps probes from working is said once, and everything counts as healthy. */

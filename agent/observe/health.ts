@@ -8,6 +8,7 @@ import type { Listener } from '../model.ts';
 export interface HealthSources {
   endpoints(): readonly EndpointHealth[];
   failsOpen(listener: Listener): boolean;
+  isLastResort(listener: Listener): boolean;
   readonly statistics: {
     readonly rounds: Readonly<Record<string, number>>;
     readonly hints: Readonly<Record<string, number>>;
@@ -38,6 +39,15 @@ export function registerHealth(registry: Registry, listeners: readonly Listener[
     ...on,
     collect() {
       for (const listener of listeners) this.set({ listener: listener.name }, health.failsOpen(listener) ? 1 : 0);
+    },
+  });
+  new Gauge({
+    name: 'udp_fanout_health_last_resort',
+    help: '1: endpoints of the listener that are not ready are in use, because none is and they answer probes',
+    labelNames: ['listener'] as const,
+    ...on,
+    collect() {
+      for (const listener of listeners) this.set({ listener: listener.name }, health.isLastResort(listener) ? 1 : 0);
     },
   });
   new Counter({

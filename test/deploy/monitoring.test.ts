@@ -56,6 +56,7 @@ const STORIES: readonly Story[] = [
       [`udp_fanout_downstream_active${labels()}`]: '3x90',
       [`udp_fanout_downstream_health${labels(', endpoint="10.0.1.10:5514"')}`]: '1x90',
       [`udp_fanout_health_fail_open${labels()}`]: '0x90',
+      [`udp_fanout_health_last_resort${labels()}`]: '0x90',
       'udp_fanout_discovery_errors_total{instance="a", cause="forbidden"}': '0x90',
       'udp_fanout_ready{instance="a"}': '1x90',
       'udp_fanout_scrape_failures_total{instance="a"}': '0x90',
@@ -78,6 +79,11 @@ const STORIES: readonly Story[] = [
     title: 'all probes fail',
     series: { [`udp_fanout_health_fail_open${labels()}`]: '1x90' },
     fires: ['UdpFanoutFailOpen'],
+  },
+  {
+    title: 'no receiver is ready, and they answer',
+    series: { [`udp_fanout_health_last_resort${labels()}`]: '1x90' },
+    fires: ['UdpFanoutLastResort'],
   },
   {
     title: 'one receiver is down',

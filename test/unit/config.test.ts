@@ -293,6 +293,9 @@ const SECTIONS: readonly Case[] = [
   ['timeout as long as the interval', health('timeout_secs: 5, interval_secs: 5'), '6:24: health.timeout_secs 5: want seconds as a number above 0 and below interval_secs 5'],
   ['timeout over the default interval', health('timeout_secs: 7.5'), '6:24: health.timeout_secs 7.5: want seconds as a number above 0 and below interval_secs, by default 5'],
   ['interval under the default timeout', health('interval_secs: 1'), '6:25: health.interval_secs 1: want more than timeout_secs, by default 2, or a lower timeout_secs'],
+  ['a last resort without health', service('service: a, unready: last_resort'), '5:39: listeners[0].kubernetes.unready "last_resort": health is off and nobody is probed, want health or never'],
+  ['a last resort with health off', `${service('service: a, unready: last_resort')}health: {enabled: false}\n`, '5:39: listeners[0].kubernetes.unready "last_resort": health is off and nobody is probed, want health or never'],
+  ['an unknown resort', service('service: a, unready: always'), '5:39: listeners[0].kubernetes.unready "always": unknown unready, want last_resort or never'],
   ['fall 0', health('fall: 0'), '6:16: health.fall 0: want a whole number from 1 to 10'],
   ['rise 11', health('rise: 11'), '6:16: health.rise 11: want a whole number from 1 to 10'],
   ['fail_open of text', health('fail_open: "true"'), '6:21: health.fail_open "true": want true or false, without quotes'],
@@ -347,7 +350,7 @@ describe('all mistakes are told at once', () => {
     const told = ALL.flatMap(([, ...texts]) => texts.slice(1).map((text) => String(text).replace(/^\d+:\d+: /, '')));
     const explained = [...documented.slice(documented.indexOf('More lines')).matchAll(/^\| `(.*?)` \| /gm)];
     const lines = explained.map(([, line = '']) => line).filter((line) => !line.startsWith('no such file'));
-    expect(lines).toHaveLength(6);
+    expect(lines).toHaveLength(7);
     const quotes = 'not valid YAML: a value that starts with "[" is a list, want it in quotes: "[::]:5514"';
     expect([...told, quotes]).toEqual(expect.arrayContaining(lines));
   });
@@ -490,6 +493,19 @@ log: {level: debug, format: json}
     expect(namespace('service: a', 'pod')).toEqual({ kind: 'kubernetes', namespace: 'pod', service: 'a' });
     expect(namespace('service: a', '')).toEqual({ kind: 'kubernetes', namespace: 'default', service: 'a' });
     expect(namespace('service: a')).toEqual({ kind: 'kubernetes', namespace: 'default', service: 'a' });
+  });
+
+  test('uses unready endpoints as the last resort where health is on, unless it says otherwise', () => {
+    const unready = (rest: string, key = '') => {
+      const source = parseConfig(`${service(`service: a${key}`)}${rest}`, 'config.yaml').listeners[0]?.source;
+      return source?.kind === 'kubernetes' ? (source.unready ?? 'never') : source?.kind;
+    };
+    expect(unready('')).toBe('never');
+    expect(unready('health: {enabled: false}\n')).toBe('never');
+    expect(unready('health: {}\n')).toBe('last_resort');
+    expect(unready('health: {}\n', ', unready: never')).toBe('never');
+    expect(unready('', ', unready: never')).toBe('never');
+    expect(unready('health: {}\n', ', unready: last_resort')).toBe('last_resort');
   });
 
   test.each([

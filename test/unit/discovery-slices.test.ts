@@ -152,6 +152,7 @@ describe('ports', () => {
   test('of the slice that a Service without pods has are no reason to complain', () => {
     expect(resolveEndpoints(read(aSlice('a', null, { ports: null })), undefined)).toEqual({
       endpoints: [],
+      unready: [],
       remarks: [],
     });
   });
@@ -162,6 +163,21 @@ describe('what is kept and what is refused', () => {
     const { endpoints } = resolveEndpoints(read(aSlice('a', ['10.0.0.1'])), 9000);
     const address = { family: 4, ip: '10.0.0.1', port: 9000 };
     expect(endpoints).toEqual([{ address, weight: 1, name: 'pod-10-0-0-1', nodeName: 'node-a', zone: 'zone-1' }]);
+  });
+
+  test('those that are not ready stand apart, and those on their way out do not count among them', () => {
+    const objects = [
+      aSlice('a', [anEndpoint('10.0.0.1', { ready: false }), aTerminating('10.0.0.2', false), '10.0.0.3']),
+      // While it moves, the better of its states counts.
+      aSlice('b', [anEndpoint('10.0.0.3', { ready: false }), anEndpoint('10.0.0.4', { ready: false })]),
+    ];
+    const { endpoints, unready } = resolveEndpoints(read(...objects), 9000);
+    expect(endpoints.map(({ address }) => address.ip)).toEqual(['10.0.0.3']);
+    expect(unready.map(({ address, name, unready }) => [address.ip, name, unready])).toEqual([
+      ['10.0.0.1', 'pod-10-0-0-1', true],
+      ['10.0.0.4', 'pod-10-0-0-4', true],
+    ]);
+    expect(endpoints[0]).not.toHaveProperty('unready');
   });
 
   test('v1beta1 has node and zone in its topology', () => {

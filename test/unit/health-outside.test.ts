@@ -66,6 +66,7 @@ describe('the metrics', () => {
     expect(text).toContain('udp_fanout_downstream_health{listener="syslog",endpoint="10.0.1.10:9000"} 1');
     expect(text).toContain('udp_fanout_downstream_health{listener="syslog",endpoint="10.0.1.11:9000"} 0');
     expect(text).toContain('udp_fanout_health_fail_open{listener="syslog"} 0');
+    expect(text).toContain('udp_fanout_health_last_resort{listener="syslog"} 0');
     expect(text).toContain('udp_fanout_health_probes_total{outcome="answered"} 2');
     expect(text).toContain('udp_fanout_health_probes_total{outcome="unanswered"} 1');
     expect(text).toContain('udp_fanout_health_probes_total{outcome="unsent"} 0');

@@ -3,12 +3,20 @@ import { constants } from 'node:os';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { type Choice, chooseDownstreams } from '../../agent/health/choice.ts';
-import { afterRound, OUTCOMES, type Outcome, type Standing, UNKNOWN } from '../../agent/health/condition.ts';
+import {
+  afterRound,
+  type Condition,
+  OUTCOMES,
+  type Outcome,
+  type Standing,
+  UNKNOWN,
+} from '../../agent/health/condition.ts';
 import { decodeReply, encodeRequest } from '../../agent/health/echo.ts';
 import { firstDelay, nextDelay } from '../../agent/health/schedule.ts';
 import { Statistics } from '../../agent/health/statistics.ts';
 import { onTicks } from '../../agent/health/ticks.ts';
 import { newToken } from '../../agent/health/token.ts';
+import type { Endpoint } from '../../agent/model.ts';
 import { attribute, encodeMessage, joined } from '../../agent/netlink/message.ts';
 import { decodeNeighbour, type Neighbour } from '../../agent/netlink/neighbour.ts';
 import { watchNeighbours } from '../../agent/netlink/neighbours.ts';
@@ -122,13 +130,65 @@ describe('the choice', () => {
     ['a family and one of the other', [1, 2], '10.0.0.1 fd00::1', [6], '10.0.0.1'],
     ['all', [0, 1, 2], '10.0.0.1 10.0.0.2 fd00::1', [4, 6], ''],
   ])('where %s: %j', (_, places, open, families, closed) => {
-    const isDown = (index: number) => places.includes(index);
-    expect(chosen(chooseDownstreams(endpoints, isDown, true))).toEqual([open, ...families]);
-    expect(chosen(chooseDownstreams(endpoints, isDown, false))).toEqual([closed, ...families]);
+    for (const other of ['unknown', 'up'] as const) {
+      const conditionOf = (index: number) => (places.includes(index) ? 'down' : other);
+      expect(chosen(chooseDownstreams(endpoints, conditionOf, true))).toEqual([open, ...families]);
+      expect(chosen(chooseDownstreams(endpoints, conditionOf, false))).toEqual([closed, ...families]);
+    }
   });
 
   test('of none is none, and nothing is down', () => {
-    expect(chosen(chooseDownstreams([], () => true, true))).toEqual(['']);
+    expect(chosen(chooseDownstreams([], () => 'down', true))).toEqual(['']);
+  });
+
+  /** Endpoints by number: capitals are ready; Up, Down or Not yet asked. */
+  const CONDITIONS: Readonly<Record<string, Condition>> = { u: 'up', d: 'down', n: 'unknown' };
+  const among = (letters: string, failOpen = true) => {
+    const all = [...letters].map((letter, index): Endpoint => {
+      return { ...anEndpoint(`10.0.0.${index}`), ...(letter === letter.toLowerCase() && { unready: true }) };
+    });
+    const choice = chooseDownstreams(all, (index) => CONDITIONS[letters[index]!.toLowerCase()]!, failOpen);
+    const numbers = choice.downstreams.map(({ address }) => address.ip.split('.')[3]).join('');
+    const said = [
+      choice.down.length && 'down',
+      choice.lastResort.length && 'last',
+      choice.unserved.length && 'unserved',
+    ];
+    return [numbers, ...said.filter((word) => word !== 0)];
+  };
+
+  test.each([
+    // endpoints, those in use, what is said; and without fail_open
+    ['uuu', '012', 'last'],
+    ['udn', '0', 'last'],
+    ['d', '', 'unserved'],
+    ['n', '', 'unserved'],
+    ['dn', '', 'unserved'],
+    ['Uuu', '0', undefined],
+    ['Nuu', '0', undefined],
+    ['UDuu', '0', undefined],
+    ['Duu', '0', 'down', ''],
+    ['DDu', '01', 'down', ''],
+    ['', '', undefined],
+  ])(
+    'of %j is %j: an unready endpoint only where none is ready, and only if it answers',
+    (letters, open, word, closed = open) => {
+      const said = word === undefined ? [] : [word];
+      expect(among(letters, true)).toEqual([open, ...said]);
+      expect(among(letters, false)).toEqual([closed, ...said]);
+    },
+  );
+
+  test('is made for each family by itself', () => {
+    const mixed: readonly Endpoint[] = [anEndpoint('10.0.0.1'), { ...anEndpoint('fd00::1'), unready: true }];
+    expect(chooseDownstreams(mixed, () => 'up', true)).toEqual({
+      downstreams: mixed,
+      down: [],
+      lastResort: [6],
+      unserved: [],
+    });
+    const alone = chooseDownstreams(mixed, () => 'unknown', true);
+    expect(alone).toEqual({ downstreams: [mixed[0]], down: [], lastResort: [], unserved: [6] });
   });
 });
 

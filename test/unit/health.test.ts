@@ -415,6 +415,111 @@ describe('when all are down', () => {
   });
 });
 
+describe('where no endpoint is ready', () => {
+  const unready = (...ips: readonly string[]) => ips.map((ip) => ({ ...anEndpoint(ip), unready: true as const }));
+  const ALL = ['10.0.1.10', '10.0.1.11', '10.0.1.12'];
+  const IN_USE =
+    'WARN no endpoint is ready: unready ones that answer health probes are in use (last_resort) listener="syslog" family="IPv4"';
+  const NONE =
+    'WARN no endpoint is ready, and no unready one has answered a health probe: none is in use listener="syslog" family="IPv4"';
+
+  test('those that answered last stay in use without a gap, loudly, until one is ready again', () => {
+    const { timer, inUse, log, health, listener, world } = rig();
+    timer.advance(2 * INTERVAL);
+    world.endpoints = unready(...ALL);
+    expect(inUse()).toEqual(ALL);
+    timer.advance(60_000);
+    expect(inUse()).toEqual(ALL);
+    expect(log.lines).toEqual([`${IN_USE} endpoints=3`]);
+    expect(health.isLastResort(listener)).toBe(true);
+    expect(health.remarks()).toEqual([
+      'health(syslog): no IPv4 endpoint is ready: unready ones are in use (last_resort)',
+    ]);
+    world.endpoints = [anEndpoint('10.0.1.12'), ...unready('10.0.1.10', '10.0.1.11')];
+    expect(inUse()).toEqual(['10.0.1.12']);
+    expect(log.lines.at(-1)).toBe(
+      'INFO endpoints are ready again, last_resort ended listener="syslog" family="IPv4" endpoints=1',
+    );
+    expect(health.isLastResort(listener)).toBe(false);
+    expect(health.remarks()).toEqual([]);
+  });
+
+  test('one that does not answer is left out, and one that stops to answer is out as soon as any other', () => {
+    const { network, timer, inUse, untilOut, world, log } = rig();
+    network.host('10.0.1.12', 'dead');
+    timer.advance(2 * INTERVAL);
+    world.endpoints = unready(...ALL);
+    expect(inUse()).toEqual(['10.0.1.10', '10.0.1.11']);
+    network.host('10.0.1.10', 'dead');
+    expect(untilOut('10.0.1.10')).toBeLessThanOrEqual(INTERVAL + TIMEOUT);
+    expect(said(log.lines).at(-1)).toContain('WARN health probe failed listener="syslog" downstream="10.0.1.10:9000"');
+    network.host('10.0.1.11', 'dead');
+    expect(untilOut('10.0.1.11')).toBeLessThanOrEqual(INTERVAL + TIMEOUT);
+    expect(inUse()).toEqual([]);
+    expect(log.lines).toContain(`${NONE} endpoints=0`);
+  });
+
+  test('one that is first seen unready is in use when it has answered, not before', () => {
+    const { timer, inUse, world, log, health } = rig({ ips: [] });
+    world.endpoints = unready('10.0.1.11');
+    expect(inUse()).toEqual([]);
+    expect(health.remarks()).toEqual([
+      'health(syslog): no IPv4 endpoint is ready, and no unready one answers: none is in use',
+    ]);
+    timer.advance(INTERVAL);
+    expect(inUse()).toEqual(['10.0.1.11']);
+    expect(log.lines).toEqual([`${NONE} endpoints=0`, `${IN_USE} endpoints=1`]);
+    expect(world.changes).toBe(1);
+  });
+
+  test('one that stood by unready while others were ready is known to answer when they go', () => {
+    const { network, timer, inUse, world, log, health } = rig();
+    world.endpoints = [anEndpoint('10.0.1.10'), ...unready('10.0.1.11', '10.0.1.12')];
+    network.host('10.0.1.12', 'dead');
+    inUse();
+    timer.advance(3 * INTERVAL);
+    expect(inUse()).toEqual(['10.0.1.10']);
+    // Whether it answers is nobody's business yet.
+    expect(said(log.lines)).toEqual([]);
+    expect(health.endpoints().map(({ endpoint }) => endpoint.address.ip)).toEqual(['10.0.1.10']);
+    expect(world.changes).toBe(0);
+    world.endpoints = unready('10.0.1.11', '10.0.1.12');
+    expect(inUse()).toEqual(['10.0.1.11']);
+    expect(health.endpoints().map(({ endpoint, healthy }) => `${endpoint.address.ip} ${healthy}`)).toEqual([
+      '10.0.1.11 true',
+      '10.0.1.12 false',
+    ]);
+  });
+
+  test('nothing fails open for those that do not answer', () => {
+    const { network, timer, inUse, world } = rig();
+    for (const ip of ALL) network.host(ip, 'dead');
+    timer.advance(2 * INTERVAL);
+    expect(inUse()).toEqual(ALL);
+    world.endpoints = unready(...ALL);
+    expect(inUse()).toEqual([]);
+  });
+
+  test('nobody is in use where this host cannot ask', () => {
+    const { network, timer, inUse, world } = rig({ ips: ['10.0.1.11'] });
+    timer.advance(INTERVAL);
+    world.endpoints = unready('10.0.1.11');
+    expect(inUse()).toEqual(['10.0.1.11']);
+    network.host('10.0.1.11', { refuses: 'Operation not permitted' });
+    timer.advance(INTERVAL + TIMEOUT);
+    expect(inUse()).toEqual([]);
+  });
+
+  test('the same downstreams are the same list, so that no table is built anew', () => {
+    const { timer, health, listener } = rig();
+    const endpoints = [anEndpoint('10.0.1.10'), ...unready('10.0.1.11', '10.0.1.12')];
+    const { downstreams } = health.choose(listener, endpoints);
+    timer.advance(2 * INTERVAL);
+    expect(health.choose(listener, endpoints).downstreams).toBe(downstreams);
+    expect(health.choose(listener, [...endpoints]).downstreams).toBe(downstreams);
+  });
+});
+
 describe('listeners and discovery', () => {
   test('two listeners with one downstream share its probes, and each hears of it', () => {
     const { network, timer, inUse, log, world } = rig({ ips: ['10.0.1.10', '10.0.1.11'] });
