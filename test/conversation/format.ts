@@ -1,7 +1,8 @@
 /**
  * A conversation with an API server, as plain data: what is asked and what must be answered, with the parts that differ
  * from one server and run to the next as `{names}`. The first time that a name stands in an answer it takes its value
- * from there; from then on it is that value, in requests too. An answer may hold more than what is written.
+ * from there; from then on it is that value, in requests too. An answer may hold more than what is written. `{namespace}`
+ * has a value from the start, and so has `{version}`, the newest that the server has of discovery.k8s.io.
  */
 import { readFileSync } from 'node:fs';
 
@@ -18,13 +19,18 @@ export type Exchange =
     }
   /** Opens a watch under a name. */
   | { readonly watch: string; readonly request: string }
-  /** The next event of that watch, bookmarks left out. */
-  | { readonly event: string; readonly is: Json }
+  /**
+   * The next event of that watch, bookmarks left out. `orSkip` says why a server that tells no error instead has not
+   * come to it yet: the rest is then left out.
+   */
+  | { readonly event: string; readonly is: Json; readonly orSkip?: string }
   /** What our discovery of a Service on port 9000 must come to; the first such exchange starts it. */
   | { readonly service: string; readonly endpoints: readonly string[] };
 
 export interface Conversation {
   readonly name: string;
+  /** Versions of discovery.k8s.io in which it makes sense; absent: all. */
+  readonly versions?: readonly string[];
   readonly exchanges: readonly Exchange[];
 }
 

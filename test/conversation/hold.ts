@@ -18,17 +18,48 @@ interface Followed {
   readonly listener: Listener;
 }
 
-/** Runs all exchanges in a namespace that exists; throws with the number of the first that went otherwise. */
-export async function hold(conversation: Conversation, credentials: Credentials, namespace: string): Promise<void> {
-  const talk = new Talk(credentials, namespace);
+/** What a server cannot do yet, or in its version of the API never: no fault. */
+class Skipped extends Error {
+  override readonly name = 'Skipped';
+}
+
+/**
+ * Runs all exchanges in a namespace that exists; throws with the number of the first that went otherwise. Returns why the
+ * rest of them was left out, where this server cannot be held to it; undefined where all was held.
+ */
+export async function hold(
+  { name, versions, exchanges }: Conversation,
+  credentials: Credentials,
+  namespace: string,
+): Promise<string | undefined> {
+  const version = await servedVersion(credentials);
+  if (versions && !versions.includes(version)) return `${version} is served, it takes ${versions.join(' or ')}`;
+  const talk = new Talk(credentials, { namespace, version });
   try {
-    for (const [at, exchange] of conversation.exchanges.entries()) {
-      const wrong = await talk.take(exchange).catch((error: Error) => error.message);
-      if (wrong !== undefined) throw new Error(`${conversation.name}, exchange ${at + 1}: ${wrong}`);
+    for (const [at, exchange] of exchanges.entries()) {
+      const wrong = await talk.take(exchange).catch((error: Error) => {
+        if (error instanceof Skipped) throw error;
+        return error.message;
+      });
+      if (wrong !== undefined) throw new Error(`${name}, exchange ${at + 1}: ${wrong}`);
     }
+    return undefined;
+  } catch (error) {
+    if (error instanceof Skipped) return error.message;
+    throw error;
   } finally {
     talk.close();
   }
+}
+
+/** The newest version of discovery.k8s.io that the server has: v1, or v1beta1 before Kubernetes 1.21. */
+export async function servedVersion(credentials: Credentials): Promise<string> {
+  const { status, body } = await new Client(credentials).ask('GET', '/apis/discovery.k8s.io');
+  const { versions = [] } = body as { versions?: readonly { readonly version: string }[] };
+  const served = versions.map(({ version }) => version);
+  const newest = ['v1', 'v1beta1'].find((version) => served.includes(version));
+  if (newest === undefined) throw new Error(`no discovery.k8s.io/v1 or v1beta1: ${status} ${JSON.stringify(body)}`);
+  return newest;
 }
 
 /** Makes a namespace of its own, gives it to `work`, and removes it with all that is in it. */
@@ -52,19 +83,16 @@ class Talk {
   readonly #watches = new Map<string, Watch>();
   readonly #followed = new Map<string, Followed>();
 
-  constructor(credentials: Credentials, namespace: string) {
+  constructor(credentials: Credentials, names: Readonly<Record<string, string>>) {
     this.#credentials = credentials;
     this.#client = new Client(credentials);
-    this.#names = new Map([['namespace', namespace]]);
+    this.#names = new Map(Object.entries(names));
   }
 
   /** What is wrong with the answer; undefined if nothing. */
   async take(exchange: Exchange): Promise<string | undefined> {
     if ('endpoints' in exchange) return this.#expectEndpoints(exchange.service, exchange.endpoints);
-    if ('event' in exchange) {
-      const event = await this.#watches.get(exchange.event)!.next(PATIENCE_MS);
-      return difference(event, exchange.is, this.#names, 'event');
-    }
+    if ('event' in exchange) return this.#expectEvent(exchange);
     const [method = '', path = ''] = filled(exchange.request, this.#names).split(' ');
     if ('watch' in exchange) {
       this.#watches.set(exchange.watch, await this.#client.watch(path));
@@ -79,6 +107,16 @@ class Talk {
   close(): void {
     for (const watch of this.#watches.values()) watch.close();
     for (const { source } of this.#followed.values()) source.close();
+  }
+
+  async #expectEvent({ event: watch, is, orSkip }: Extract<Exchange, { event: string }>): Promise<string | undefined> {
+    const event = await this.#watches
+      .get(watch)!
+      .next(PATIENCE_MS)
+      .catch((error: Error) => error);
+    if (orSkip !== undefined && (event as { type?: string }).type !== 'ERROR') throw new Skipped(orSkip);
+    if (event instanceof Error) throw event;
+    return difference(event, is, this.#names, 'event');
   }
 
   async #expectEndpoints(service: string, wanted: readonly string[]): Promise<string | undefined> {

@@ -251,8 +251,11 @@ describe('faults', () => {
     expect(rig.status().errors.malformed).toBe(1);
   });
 
-  test('v1 is absent, and v1beta1 is after an upgrade', async () => {
-    const rig = await settled({ versions: ['v1beta1'] });
+  test.each([
+    ['a Status', false],
+    ['no more than text', true],
+  ])('v1 is absent, and v1beta1 is after an upgrade, which is said by %s', async (_, plainNotFound) => {
+    const rig = await settled({ versions: ['v1beta1'], plainNotFound });
     expect(rig.api.asked.map(({ version }) => version)).toEqual(['v1', 'v1beta1', 'v1beta1']);
     await rig.api.stop();
     rig.api.serve(['v1']);

@@ -13,6 +13,18 @@ export function refuse(response: ServerResponse, refusal: Refusal, headers?: Rec
   send(response, refusal.code, status(refusal), headers);
 }
 
+/** For a group that nobody has. */
+export function pageNotFound(response: ServerResponse): void {
+  response.writeHead(404, { 'Content-Type': 'text/plain; charset=utf-8' }).end('404 page not found\n');
+}
+
+/** What /apis/discovery.k8s.io says. */
+export function apiGroup(served: readonly string[]): object {
+  const name = 'discovery.k8s.io';
+  const versions = served.map((version) => ({ groupVersion: `${name}/${version}`, version }));
+  return { kind: 'APIGroup', apiVersion: 'v1', name, versions, preferredVersion: versions[0] };
+}
+
 export function misbehave(fault: Fault, request: IncomingMessage, response: ServerResponse): void {
   switch (fault.answer) {
     case 'reset':

@@ -4,7 +4,7 @@ import type { ApiObject, Selector } from './store.ts';
 
 export interface Route {
   readonly verb: 'list' | 'watch' | 'get' | 'create' | 'update' | 'delete';
-  readonly resource: 'endpointslices' | 'namespaces';
+  readonly resource: 'endpointslices' | 'namespaces' | 'group';
   readonly version: string;
   readonly namespace: string;
   readonly name: string;
@@ -12,6 +12,7 @@ export interface Route {
 }
 
 const SLICES = /^\/apis\/discovery\.k8s\.io\/(\w+)\/namespaces\/([^/]+)\/endpointslices(?:\/([^/]+))?$/;
+const GROUP = '/apis/discovery.k8s.io';
 const NAMESPACES = /^\/api\/(v1)\/namespaces(?:\/([^/]+))?$/;
 
 /** What is asked; undefined where the API has no such path. */
@@ -22,6 +23,9 @@ export function routeOf({ method = 'GET', url = '/' }: IncomingMessage): Route |
   if (slices) {
     const [, version = '', namespace = '', name = ''] = slices;
     return { verb: verbOf(method, name, query), resource: 'endpointslices', version, namespace, name, query };
+  }
+  if (pathname === GROUP) {
+    return { verb: 'get', resource: 'group', version: '', namespace: '', name: '', query };
   }
   if (!namespaces) return undefined;
   const [, version = '', name = ''] = namespaces;

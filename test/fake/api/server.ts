@@ -7,10 +7,10 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo, Socket } from 'node:net';
 import { Access } from './access.ts';
-import { misbehave, refuse, send, write } from './answers.ts';
+import { apiGroup, misbehave, pageNotFound, refuse, send, write } from './answers.ts';
 import { type Fault, Faults } from './faults.ts';
 import { type Route, routeOf, selectorOf } from './route.ts';
-import { expired, status } from './status.ts';
+import { expired, NO_SUCH_PATH, status } from './status.ts';
 import { type ApiObject, ApiStore } from './store.ts';
 import type { ServerCertificate } from './tls.ts';
 import { Watcher } from './watcher.ts';
@@ -23,6 +23,8 @@ export interface FakeApiOptions {
   readonly tls?: ServerCertificate;
   /** Versions of discovery.k8s.io that it serves; only v1. */
   readonly versions?: readonly string[];
+  /** Another version is no Status but text, as for a group that nobody has, and as some proxies answer. */
+  readonly plainNotFound?: boolean;
   /** How much faster than real its seconds go. */
   readonly speed?: number;
   /** How often watches that are behind get a bookmark, in milliseconds; absent: only when the script says so. */
@@ -149,12 +151,12 @@ export class FakeApi {
 
   async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const route = routeOf(request);
-    if (!route || (route.resource === 'endpointslices' && !this.#versions.includes(route.version))) {
-      if (route) this.#note(route);
-      response.writeHead(404, { 'Content-Type': 'text/plain; charset=utf-8' }).end('404 page not found\n');
-      return;
-    }
+    if (!route) return pageNotFound(response);
     this.#note(route);
+    if (route.resource === 'group') return send(response, 200, apiGroup(this.#versions));
+    if (route.resource === 'endpointslices' && !this.#versions.includes(route.version)) {
+      return this.#options.plainNotFound ? pageNotFound(response) : refuse(response, NO_SUCH_PATH);
+    }
     const refusal = this.access.refuse(request.headers.authorization, route.verb, route.namespace);
     if (refusal) return refuse(response, refusal);
     if (route.verb !== 'list' && route.verb !== 'watch') return write(this.store, route, request, response);

@@ -27,6 +27,13 @@ export function notFound(name: string): Refusal {
   return { code: 404, reason: 'NotFound', message: `endpointslices.discovery.k8s.io "${name}" not found` };
 }
 
+/** For a version that a known group does not have (Kubernetes 1.20 to 1.36). */
+export const NO_SUCH_PATH: Refusal = {
+  code: 404,
+  reason: 'NotFound',
+  message: 'the server could not find the requested resource',
+};
+
 export function alreadyExists(name: string): Refusal {
   return { code: 409, reason: 'AlreadyExists', message: `endpointslices.discovery.k8s.io "${name}" already exists` };
 }
