@@ -1,4 +1,5 @@
 /** The agent, put together: constructors in order, closed in reverse. */
+import { formatAddress } from './address.ts';
 import { type Config, loadConfig } from './config/load.ts';
 import { openDatapath } from './datapath/choice.ts';
 import { VERDICTS } from './datapath/tc/abi.ts';
@@ -88,10 +89,7 @@ async function start(
     const registry = openMetrics({ version: version(), listeners, counters, unready, discovery, health });
     const server = await openServer({ ...config.metrics, registry, unready, remarks });
     onClose(() => server.close());
-    log.info('serving metrics', {
-      bind: `${config.metrics.bind.ip}:${config.metrics.bind.port}`,
-      path: config.metrics.path,
-    });
+    log.info('serving metrics', { bind: formatAddress(config.metrics.bind), path: config.metrics.path });
   }
   const network = watchNetwork({ onChange: () => reconciler.trigger() });
   onClose(() => network.close());

@@ -209,6 +209,18 @@ describe.skipIf(obstacle)(titled('a machine that does not fit', obstacle), () =>
     expect(last).toMatch(/ERROR BPF object ".*" is of version 77, this agent needs version 1: build both together$/);
   });
 
+  test('metrics on every address of both families', async () => {
+    const { node, pods } = built(t1({ pods: 1 }));
+    const served = {
+      ...config(listener({ ...base, downstream: pods })),
+      metrics: { enabled: true, bind: '[::]:9090' },
+    };
+    const agent = startAgent(node, served);
+    cleanUps.push(() => agent.stop());
+    await agent.waitFor(/INFO serving metrics bind="\[::\]:9090" path="\/metrics"$/);
+    expect((await agent.get('/healthz')).status).toBe(200);
+  });
+
   test('metrics port taken', async () => {
     const { node, pods } = built(t1({ pods: 1 }));
     const script = "require('net').createServer().listen(9090, () => console.log('taken'))";

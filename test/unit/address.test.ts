@@ -1,6 +1,11 @@
+import { globSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { formatAddress, ipBytes, ipText, isWildcard, parseIp } from '../../agent/address.ts';
+
+const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 
 describe('an IP address', () => {
   test.each([
@@ -34,6 +39,14 @@ describe('an IP address', () => {
   test('is written with brackets only where there are colons', () => {
     expect(formatAddress({ family: 4, ip: '10.0.0.1', port: 53 })).toBe('10.0.0.1:53');
     expect(formatAddress({ family: 6, ip: 'fd00::1', port: 53 })).toBe('[fd00::1]:53');
+  });
+
+  test('nobody else in the agent joins an address and a port by himself', () => {
+    const own = ['agent/address.ts', 'agent/config/address-text.ts'];
+    const files = globSync('agent/**/*.ts', { cwd: ROOT }).filter((file) => !own.includes(file));
+    const joined = files.filter((file) => /(ip|address|host)\}:\$\{/i.test(readFileSync(join(ROOT, file), 'utf8')));
+    expect(files.length).toBeGreaterThan(100);
+    expect(joined).toEqual([]);
   });
 
   test('is a wildcard only if all of it is zero', () => {
