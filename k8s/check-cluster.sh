@@ -56,6 +56,7 @@ fail() {
   failed=1
 }
 
+# Fails where there is no answer; for `get NAME --ignore-not-found` an object that is not there is an empty one.
 k() { kubectl ${context[@]+"${context[@]}"} --request-timeout=15s "$@" 2>/dev/null; }
 
 # True if version $1 (v1.29.5+k3s1, 5.14.0-284.el9) is at least $2 (1.21).
@@ -96,10 +97,16 @@ check_slices_api() {
 }
 
 check_nodes() {
-  local name kernel arch os found=0
+  local nodes name kernel arch os
+  if ! nodes=$(k get nodes -o jsonpath='{range .items[*]}{.metadata.name}{"|"}{.status.nodeInfo.kernelVersion}{"|"}{.status.nodeInfo.architecture}{"|"}{.status.nodeInfo.operatingSystem}{"\n"}{end}'); then
+    warn nodes 'cannot be listed' 'ask for the right to list nodes, or look at `uname -r` on each'
+    return
+  fi
+  if [[ -z $nodes ]]; then
+    warn nodes 'the cluster has none' 'no agent and no receiver can run before one joins'
+    return
+  fi
   while IFS='|' read -r name kernel arch os; do
-    [[ -n $name ]] || continue
-    found=1
     if [[ $os != linux ]]; then
       ok "node $name" "runs $os, where no agent is scheduled"
     elif [[ $arch != amd64 && $arch != arm64 ]]; then
@@ -109,8 +116,7 @@ check_nodes() {
     else
       fail "node $name" "kernel $kernel is older than 5.10" 'take a newer one, or set mode: userspace'
     fi
-  done < <(k get nodes -o jsonpath='{range .items[*]}{.metadata.name}{"|"}{.status.nodeInfo.kernelVersion}{"|"}{.status.nodeInfo.architecture}{"|"}{.status.nodeInfo.operatingSystem}{"\n"}{end}')
-  ((found)) || warn nodes 'cannot be listed' 'ask for the right to list nodes, or look at `uname -r` on each'
+  done <<<"$nodes"
 }
 
 check_cilium() {
@@ -131,7 +137,10 @@ check_cilium() {
 
 check_cni() {
   local sets known=0
-  sets=$(k get daemonsets -A -o jsonpath='{range .items[*]}{.metadata.namespace}{"/"}{.metadata.name}{"\n"}{end}')
+  if ! sets=$(k get daemonsets -A -o jsonpath='{range .items[*]}{.metadata.namespace}{"/"}{.metadata.name}{"\n"}{end}'); then
+    warn CNI 'cannot be seen: DaemonSets of all namespaces cannot be listed' 'ask for the right to list them, or see docs/TROUBLESHOOTING.md for your CNI'
+    return
+  fi
   while IFS=/ read -r where name; do
     case $name in
       cilium) check_cilium "$where" ;;
@@ -204,14 +213,20 @@ check_right() {
 
 check_service() {
   local where=$1 service=$2 port=$3 protocols addresses ready all
-  protocols=$(k -n "$where" get service "$service" -o 'jsonpath={.spec.ports[*].protocol}')
+  if ! protocols=$(k -n "$where" get service "$service" --ignore-not-found -o 'jsonpath={.spec.ports[*].protocol}'); then
+    warn "Service $where/$service" 'cannot be read' "ask for the right to get Services in $where"
+    return
+  fi
   case " $protocols " in
     '  ') fail "Service $where/$service" 'is not there' "create it with a UDP port, headless or not (clusterIP: None)"; return ;;
     *' UDP '*) ;;
     *) fail "Service $where/$service" "has no UDP port, only $protocols" 'add protocol: UDP to its port'; return ;;
   esac
-  addresses=$(k -n "$where" get endpointslices -l "kubernetes.io/service-name=$service" \
-    -o 'jsonpath={range .items[*]}{.ports[*].port}{" "}{range .endpoints[*]}{.addresses[0]}{"="}{.conditions.ready}{" "}{end}{"\n"}{end}')
+  if ! addresses=$(k -n "$where" get endpointslices -l "kubernetes.io/service-name=$service" \
+    -o 'jsonpath={range .items[*]}{.ports[*].port}{" "}{range .endpoints[*]}{.addresses[0]}{"="}{.conditions.ready}{" "}{end}{"\n"}{end}'); then
+    warn "Service $where/$service" 'its endpoints cannot be listed' "ask for the right to list EndpointSlices in $where"
+    return
+  fi
   all=$(grep -o '[^ ]*=[a-z]*' <<<"$addresses" | sort -u)
   # A condition that is not set means ready.
   ready=$(grep -c -v '=false$' <<<"$all")
@@ -231,7 +246,10 @@ check_listeners() {
   if [[ -n $config ]]; then
     text=$(<"$config")
   else
-    text=$(k -n "$namespace" get configmap udp-fanout -o 'jsonpath={.data.config\.yaml}')
+    if ! text=$(k -n "$namespace" get configmap udp-fanout --ignore-not-found -o 'jsonpath={.data.config\.yaml}'); then
+      warn config "the ConfigMap udp-fanout in $namespace cannot be read" 'ask for the right to get it, or name a file with --config'
+      return
+    fi
   fi
   if [[ -z $text ]]; then
     warn config "there is no ConfigMap udp-fanout in $namespace" 'deploy k8s/daemonset.yaml, or name a file with --config'
@@ -252,15 +270,19 @@ check_listeners() {
 
 check_agent() {
   local label counts wanted ready pod node state
-  label=$(k get namespace "$namespace" -o 'jsonpath={.metadata.name} {.metadata.labels.pod-security\.kubernetes\.io/enforce}')
-  if [[ -z $label ]]; then
+  if ! label=$(k get namespace "$namespace" --ignore-not-found -o 'jsonpath={.metadata.name} {.metadata.labels.pod-security\.kubernetes\.io/enforce}'); then
+    warn namespace "$namespace cannot be read" 'ask for the right to get it, or look at its pod-security labels'
+  elif [[ -z $label ]]; then
     warn namespace "$namespace is not there" 'kubectl apply -k k8s/'
     return
   fi
   case $label in
     *' baseline' | *' restricted') fail namespace "$namespace enforces pod security \"${label#* }\", which refuses hostNetwork" "kubectl label namespace $namespace pod-security.kubernetes.io/enforce=privileged --overwrite" ;;
   esac
-  counts=$(k -n "$namespace" get daemonset udp-fanout -o 'jsonpath={.status.desiredNumberScheduled} {.status.numberReady}')
+  if ! counts=$(k -n "$namespace" get daemonset udp-fanout --ignore-not-found -o 'jsonpath={.status.desiredNumberScheduled} {.status.numberReady}'); then
+    warn DaemonSet "udp-fanout in $namespace cannot be read" 'ask for the right to get it'
+    return
+  fi
   if [[ -z $counts ]]; then
     warn DaemonSet "udp-fanout is not in $namespace" 'kubectl apply -k k8s/'
     return

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { K8S } from './tools.ts';
 
-/** A part of kubectl's arguments, and what it prints then; null: nothing, and it fails. */
+/** A part of kubectl's arguments, and what it prints then; null: nothing, and it fails, as without the right to ask. */
 type Answers = Readonly<Record<string, string | null>>;
 
 const SCRIPT = join(K8S, 'check-cluster.sh');
@@ -108,6 +108,9 @@ describe('check-cluster.sh', () => {
     ['5.9 is older than 5.10', { 'nodeInfo.kernelVersion': 'a|5.9.16|amd64|linux' }, /^fail {2}node a: /m],
     ['another architecture', { 'nodeInfo.kernelVersion': 'a|6.1.0|s390x|linux' }, /^fail {2}node a: is s390x/m],
     ['no right to see nodes', { 'nodeInfo.kernelVersion': null }, /^warn {2}nodes: cannot be listed/m, 0],
+    ['a cluster without nodes', { 'nodeInfo.kernelVersion': '' }, /^warn {2}nodes: the cluster has none; no agent/m, 0],
+    ['no right to see DaemonSets', { 'get daemonsets -A': null }, /^warn {2}CNI: cannot be seen/m, 0],
+    ['no right to see nodes, and the rest is well', { 'get nodes': null }, /^ok {4}CNI: flannel/m, 0],
     ['Cilium', { 'get daemonsets -A': 'kube-system/cilium' }, /^warn {2}CNI: Cilium: .*enable-tcx: "false"/m, 0],
     [
       'Cilium that runs after us',
@@ -148,8 +151,20 @@ describe('check-cluster.sh', () => {
     ],
     [
       'no Service',
-      { '-n logging get service vector-aggregators': null },
+      { '-n logging get service vector-aggregators': '' },
       /^fail {2}Service logging\/vector-aggregators: is not there/m,
+    ],
+    [
+      'no right to see the Service',
+      { '-n logging get service vector-aggregators': null },
+      /^warn {2}Service logging\/vector-aggregators: cannot be read/m,
+      0,
+    ],
+    [
+      'no right to see endpoints',
+      { 'kubernetes.io/service-name=vector-aggregators': null },
+      /^warn {2}Service logging\/vector-aggregators: its endpoints cannot be listed/m,
+      0,
     ],
     ['a TCP Service', { '-n logging get service vector-aggregators': 'TCP TCP' }, /has no UDP port, only TCP TCP/m],
     [
@@ -185,11 +200,23 @@ describe('check-cluster.sh', () => {
       /^warn {2}RBAC logging: cannot be checked/m,
       0,
     ],
-    ['no config', { 'get configmap udp-fanout': null }, /^warn {2}config: there is no ConfigMap/m, 0],
+    ['no config', { 'get configmap udp-fanout': '' }, /^warn {2}config: there is no ConfigMap/m, 0],
+    [
+      'no right to see the config',
+      { 'get configmap udp-fanout': null },
+      /^warn {2}config: the ConfigMap udp-fanout in udp-fanout cannot be read/m,
+      0,
+    ],
     [
       'no namespace',
-      { 'get namespace udp-fanout': null },
+      { 'get namespace udp-fanout': '' },
       /^warn {2}namespace: udp-fanout is not there; kubectl apply -k/m,
+      0,
+    ],
+    [
+      'no right to see the namespace',
+      { 'get namespace udp-fanout': null },
+      /^warn {2}namespace: udp-fanout cannot be read; .*\nok {4}DaemonSet: 2 of 2/m,
       0,
     ],
     [
@@ -197,7 +224,13 @@ describe('check-cluster.sh', () => {
       { 'get namespace udp-fanout': 'udp-fanout baseline' },
       /^fail {2}namespace: .*refuses hostNetwork/m,
     ],
-    ['no DaemonSet', { 'get daemonset udp-fanout': null }, /^warn {2}DaemonSet: udp-fanout is not in/m, 0],
+    ['no DaemonSet', { 'get daemonset udp-fanout': '' }, /^warn {2}DaemonSet: udp-fanout is not in/m, 0],
+    [
+      'no right to see the DaemonSet',
+      { 'get daemonset udp-fanout': null },
+      /^warn {2}DaemonSet: udp-fanout in udp-fanout cannot be read/m,
+      0,
+    ],
     ['no node', { 'get daemonset udp-fanout': '0 0' }, /^warn {2}DaemonSet: is scheduled on no node/m, 0],
     [
       'a pod that is not Ready',
@@ -238,10 +271,12 @@ metrics:
   bind: "0.0.0.0:9090"
 `,
     );
-    const { stdout } = check({ 'get service log-receivers': 'UDP', 'service-name=log-receivers': '9 10.0.0.1=true ' }, [
-      '--config',
-      file,
-    ]);
+    const answers = {
+      'get service log-receivers': 'UDP',
+      'service-name=log-receivers': '9 10.0.0.1=true ',
+      'get service other': '',
+    };
+    const { stdout } = check(answers, ['--config', file]);
     expect(stdout).toMatch(/listener one: takes interface eth0 ens3\.100:/);
     expect(stdout).toMatch(/ok {4}RBAC tenant-a/);
     expect(stdout).toMatch(/ok {4}Service tenant-a\/log-receivers: 1 of 1/);
