@@ -1,4 +1,4 @@
-/** kubectl itself applies and deletes what is below k8s/, against a cluster that has nothing yet. */
+/** kubectl itself applies and deletes what is below k8s/, against a cluster that has nothing but the receivers' namespace. */
 import { execFile } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -13,12 +13,17 @@ const OURS = ['configmaps/udp-fanout', 'daemonsets/udp-fanout', 'serviceaccounts
 );
 const RIGHTS = ['rolebindings/udp-fanout in logging', 'roles/udp-fanout in logging'];
 const NAMESPACES = ['namespaces/logging', 'namespaces/udp-fanout'];
+const RECEIVERS = [
+  'configmaps/vector-config in logging',
+  'deployments/vector-aggregators in logging',
+  'services/vector-aggregators in logging',
+];
 
 let cluster: Cluster;
 // kubectl keeps what it discovered.
 let home: string;
 beforeEach(async () => {
-  cluster = await Cluster.start();
+  cluster = await Cluster.start('logging');
   home = mkdtempSync(join(tmpdir(), 'kubectl-'));
 });
 afterEach(() => {
@@ -34,7 +39,17 @@ async function kubectl(...args: readonly string[]): Promise<string> {
 const apply = (...what: readonly string[]) => kubectl('apply', '--validate=false', ...what);
 
 describe.skipIf(!isThere('kubectl'))(`kubectl${without('kubectl')}`, () => {
-  test('apply -k k8s/ goes through on a bare cluster', async () => {
+  test('apply -k k8s/ goes through, and leaves the receivers’ namespace as it is', async () => {
+    await apply('-k', 'k8s/');
+    expect(cluster.names()).toEqual([...OURS, ...NAMESPACES, ...RIGHTS].sort());
+    expect(cluster.objects.get('/api/v1/namespaces/logging')).toEqual({});
+  });
+
+  test('without that namespace all but the Role is there, and kubectl says what is missing', async () => {
+    cluster.objects.clear();
+    await expect(apply('-k', 'k8s/')).rejects.toThrow(/namespaces "logging" not found/);
+    expect(cluster.names()).toEqual([...OURS, 'namespaces/udp-fanout'].sort());
+    cluster.objects.set('/api/v1/namespaces/logging', {});
     await apply('-k', 'k8s/');
     expect(cluster.names()).toEqual([...OURS, ...NAMESPACES, ...RIGHTS].sort());
   });
@@ -52,15 +67,21 @@ describe.skipIf(!isThere('kubectl'))(`kubectl${without('kubectl')}`, () => {
     await expect(apply('-k', 'k8s/examples/multi-tenant')).rejects.toThrow(/namespaces "tenant-[abc]" not found/);
   });
 
-  test('the removal leaves the receivers', async () => {
-    await apply('-k', 'k8s/');
+  test.each(['k8s/', 'k8s/overlays/metallb', 'k8s/overlays/cilium'])(
+    'delete -k %s, the inverse of the guide’s command, leaves the receivers',
+    async (path) => {
+      await apply('-k', path);
+      await apply('-k', 'k8s/examples/vector');
+      await kubectl('delete', '-k', path, '--wait=false');
+      cluster.settle();
+      expect(cluster.names()).toEqual([...RECEIVERS, 'namespaces/logging'].sort());
+    },
+  );
+
+  test('delete -k of the example leaves the namespace that it was put into', async () => {
     await apply('-k', 'k8s/examples/vector');
-    await kubectl('delete', '-k', 'k8s/', '-l', 'app.kubernetes.io/name=udp-fanout', '--wait=false');
-    expect(cluster.names()).toEqual([
-      'configmaps/vector-config in logging',
-      'deployments/vector-aggregators in logging',
-      'namespaces/logging',
-      'services/vector-aggregators in logging',
-    ]);
+    await kubectl('delete', '-k', 'k8s/examples/vector', '--wait=false');
+    cluster.settle();
+    expect(cluster.names()).toEqual(['namespaces/logging']);
   });
 });

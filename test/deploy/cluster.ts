@@ -27,6 +27,8 @@ const RESOURCES: Readonly<Record<string, readonly (readonly [plural: string, kin
 export class Cluster {
   /** By path below the API's root. */
   readonly objects = new Map<string, unknown>();
+  /** Namespaces that were deleted and are still there, as they are until their controller has emptied them. */
+  readonly #terminating = new Set<string>();
   readonly #server: Server;
 
   private constructor(server: Server) {
@@ -53,6 +55,15 @@ export class Cluster {
     return paths.map((path) => (path.length === 4 ? `${path[2]}/${path[3]} in ${path[1]}` : path.join('/'))).sort();
   }
 
+  /** Does the work of the namespace controller: what was in a deleted namespace goes, then the namespace. */
+  settle(): void {
+    for (const path of this.#terminating) {
+      const content = `${path.replace('/api/v1', '')}/`;
+      for (const key of this.objects.keys()) if (key === path || key.includes(content)) this.objects.delete(key);
+    }
+    this.#terminating.clear();
+  }
+
   close(): void {
     this.#server.close();
   }
@@ -69,9 +80,8 @@ export class Cluster {
     if (method === 'POST') return this.#created(path, JSON.parse(body));
     if (found === undefined) return failure(404, `${path} not found`);
     if (method === 'DELETE') {
-      this.objects.delete(path);
-      for (const key of this.objects.keys())
-        if (key.includes(`${path.replace('/api/v1', '')}/`)) this.objects.delete(key);
+      if (/^\/api\/v1\/namespaces\/[^/]+$/.test(path)) this.#terminating.add(path);
+      else this.objects.delete(path);
       return { code: 200, answer: { kind: 'Status', apiVersion: 'v1', status: 'Success' } };
     }
     return { code: 200, answer: found };

@@ -58,7 +58,6 @@ const ROWS: readonly (readonly [row: number, promise: string, shows: () => void]
       expect(manifest('rbac.yaml').map((one) => `${one.kind} ${nameOf(one)}`)).toEqual([
         'Namespace udp-fanout',
         'ServiceAccount udp-fanout/udp-fanout',
-        'Namespace logging',
         'Role logging/udp-fanout',
         'RoleBinding logging/udp-fanout',
       ]),
@@ -209,19 +208,6 @@ describe('what the guide does not say', () => {
   test('the namespace admits a pod on the host network', () => {
     const { labels } = all(objects, 'Namespace').find(({ metadata }) => metadata?.name === 'udp-fanout')!.metadata!;
     expect(labels).toMatchObject({ 'pod-security.kubernetes.io/enforce': 'privileged' });
-  });
-
-  test('the receivers’ namespace is no part of a removal', () => {
-    const { labels, annotations } = all(objects, 'Namespace').find(({ metadata }) => metadata?.name === 'logging')!
-      .metadata!;
-    expect(labels ?? {}).not.toHaveProperty(['app.kubernetes.io/name']);
-    expect(annotations).toMatchObject({
-      'client.lifecycle.config.k8s.io/deletion': 'detach',
-      'kustomize.toolkit.fluxcd.io/prune': 'disabled',
-    });
-    // What the documented removal selects is all the rest.
-    const ours = objects.filter(({ metadata }) => metadata.labels?.['app.kubernetes.io/name'] === 'udp-fanout');
-    expect(objects.length - ours.length).toBe(1);
   });
 
   test('the probes ask where the agent answers, and answers come from there', () => {
