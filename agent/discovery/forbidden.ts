@@ -1,10 +1,12 @@
 /** What the API server's "no" asks for: the Role and RoleBinding that are missing, to be pasted into `kubectl apply`. */
 
 const GROUP = 'rbac.authorization.k8s.io';
+/** Those of k8s/: `kubectl apply` takes away what a later text of the same object lacks. */
+const LABELS = '{app.kubernetes.io/name: udp-fanout, app.kubernetes.io/part-of: udp-fanout}';
 
 /** One line of YAML: a List of a Role and a RoleBinding for whom the API server names in its refusal. */
 export function missingRole(namespace: string, refusal: string): string {
-  const metadata = `metadata: {name: udp-fanout, namespace: ${namespace}}`;
+  const metadata = `metadata: {name: udp-fanout, namespace: ${namespace}, labels: ${LABELS}}`;
   const rules = 'rules: [{apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [get, list, watch]}]';
   const roleRef = `roleRef: {apiGroup: ${GROUP}, kind: Role, name: udp-fanout}`;
   const role = `{apiVersion: ${GROUP}/v1, kind: Role, ${metadata}, ${rules}}`;

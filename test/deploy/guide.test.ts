@@ -1,4 +1,7 @@
 /** The deployment guide, row by row of its checklist, against what `kubectl apply -k k8s/` sends. */
+import { spawnSync } from 'node:child_process';
+import { createSocket } from 'node:dgram';
+import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
@@ -211,9 +214,10 @@ describe('what the guide does not say', () => {
   });
 
   test('the probes ask where the agent answers, and answers come from there', () => {
-    const { livenessProbe, readinessProbe, ports, args, volumeMounts } = agent();
+    const { startupProbe, livenessProbe, readinessProbe, ports, args, volumeMounts } = agent();
     const server = readFileSync(join(ROOT, 'agent/observe/server.ts'), 'utf8');
     for (const [probe, path] of [
+      [startupProbe, '/healthz'],
       [livenessProbe, '/healthz'],
       [readinessProbe, '/readyz'],
     ] as const) {
@@ -223,6 +227,14 @@ describe('what the guide does not say', () => {
     expect(ports).toEqual([{ name: 'metrics', containerPort: 9090, protocol: 'TCP' }]);
     expect(args).toEqual(['--config', '/etc/udp-fanout/config.yaml']);
     expect(volumeMounts).toEqual([{ name: 'config', mountPath: '/etc/udp-fanout', readOnly: true }]);
+  });
+
+  test('no probe comes while the agent starts, and a slow start or an API server that is down restarts nothing', () => {
+    const { startupProbe } = agent();
+    expect(startupProbe?.initialDelaySeconds).toBeGreaterThanOrEqual(2);
+    expect(startupProbe!.failureThreshold! * startupProbe!.periodSeconds!).toBeGreaterThanOrEqual(60);
+    const pi = container(built('overlays/pi')).startupProbe;
+    expect(pi).toEqual({ ...startupProbe, initialDelaySeconds: 8 });
   });
 
   test('the pod says where it is, is critical, and goes in seconds', () => {
@@ -238,11 +250,39 @@ describe('what the guide does not say', () => {
     expect(pod().volumes).toEqual([{ name: 'config', configMap: { name: 'udp-fanout' } }]);
   });
 
-  test('the Role is the one that the agent’s log offers where it is missing', () => {
+  test('the Role is the one that the agent’s log offers where it is missing, label by label', () => {
     const refusal = 'User "system:serviceaccount:udp-fanout:udp-fanout" cannot list resource "endpointslices"';
-    const [role, binding] = parse(missingRole('logging', refusal)).items;
-    const written = { ...only(manifest('rbac.yaml'), 'Role'), metadata: role.metadata };
-    expect(role).toEqual(written);
-    expect(binding.subjects).toEqual(only(manifest('rbac.yaml'), 'RoleBinding').subjects);
+    const { items } = parse(missingRole('logging', refusal));
+    expect(items).toEqual([only(objects, 'Role'), only(objects, 'RoleBinding')]);
+  });
+});
+
+/** Datagrams that are under way when a receiver comes or goes. */
+describe('the receivers of the Vector example', () => {
+  const [deployment] = all(manifest('examples/vector/vector.yaml'), 'Deployment');
+  const { containers, terminationGracePeriodSeconds } = deployment!.spec!.template.spec!;
+  const [vector] = containers;
+
+  test('one is ready once its socket is there, not before', async () => {
+    const [command = '', ...args] = vector!.readinessProbe!.exec!.command!;
+    const probe = () => spawnSync(command, args).status;
+    expect(probe()).not.toBe(0);
+    const socket = createSocket('udp4');
+    socket.bind(vector!.ports![0]!.containerPort, '127.0.0.1');
+    await once(socket, 'listening');
+    try {
+      expect(probe()).toBe(0);
+    } finally {
+      socket.close();
+    }
+    expect(probe()).not.toBe(0);
+  });
+
+  test('one that is told to stop reads on until every node knows, and then has its time to hand on', () => {
+    const [command, seconds] = vector!.lifecycle!.preStop!.exec!.command!;
+    expect(command).toBe('sleep');
+    expect(Number(seconds)).toBeGreaterThanOrEqual(10);
+    // Vector's own limit (--graceful-shutdown-limit-secs) is 60.
+    expect(terminationGracePeriodSeconds).toBeGreaterThan(Number(seconds) + 60);
   });
 });

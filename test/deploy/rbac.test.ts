@@ -66,25 +66,42 @@ describe.skipIf(!isThere('kubectl'))(`rights${without('kubectl')}`, () => {
     }
   });
 
+  test.each(DEPLOYMENTS)('%s may open the ports that its listeners bind', (path) => {
+    const objects = built(path);
+    const { listeners } = parseConfig(configText(objects), 'config.yaml');
+    const low = listeners.some(({ bind }) => bind.port < 1024);
+    const added = container(objects).securityContext!.capabilities!.add!;
+    expect(added.includes('NET_BIND_SERVICE')).toBe(low);
+  });
+
+  test.each([[['without-sys-admin', 'low-ports']], [['low-ports', 'without-sys-admin']]])(
+    'components that change the same list add up: %j',
+    (names) => {
+      const { capabilities } = container(withComponents(names)).securityContext!;
+      expect(capabilities!.add).toEqual(['BPF', 'NET_ADMIN', 'PERFMON', 'NET_RAW', 'NET_BIND_SERVICE']);
+    },
+  );
+
   test('without SYS_ADMIN the pod has four capabilities and can gain no privilege', () => {
-    const { securityContext } = container(withComponent('without-sys-admin'));
+    const { securityContext } = container(withComponents(['without-sys-admin']));
     expect(securityContext).toMatchObject({ allowPrivilegeEscalation: false, readOnlyRootFilesystem: true });
     expect(securityContext?.capabilities).toEqual({ drop: ['ALL'], add: ['BPF', 'NET_ADMIN', 'PERFMON', 'NET_RAW'] });
   });
 
   test('a tenant is a namespace and a component', () => {
-    const objects = withComponent('tenant', 'namespace: elsewhere');
+    const objects = withComponents(['tenant'], 'namespace: elsewhere');
     const rights = objects.filter(({ kind }) => kind === 'Role' || kind === 'RoleBinding');
     expect(rights.map(nameOf)).toEqual(['elsewhere/udp-fanout', 'elsewhere/udp-fanout']);
   });
 });
 
-/** The base, or with a line of its own nothing, and a component of k8s/components. */
-function withComponent(name: string, line = ''): KubernetesObject[] {
+/** The base, or with a line of its own nothing, and components of k8s/components. */
+function withComponents(names: readonly string[], line = ''): KubernetesObject[] {
   const directory = mkdtempSync(join(tmpdir(), 'component-'));
   const from = (path: string) => relative(realpathSync(directory), join(K8S, path));
   const base = line || `resources: [${from('base')}]`;
-  writeFileSync(join(directory, 'kustomization.yaml'), `${base}\ncomponents: [${from(`components/${name}`)}]\n`);
+  const components = names.map((name) => from(`components/${name}`)).join(', ');
+  writeFileSync(join(directory, 'kustomization.yaml'), `${base}\ncomponents: [${components}]\n`);
   try {
     return objectsIn(output('kubectl', ['kustomize', directory]));
   } finally {

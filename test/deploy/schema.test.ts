@@ -80,7 +80,7 @@ test.skipIf(!isThere('kubectl'))(`an overlay changes what it is for and nothing 
       return base.get(key) === JSON.stringify(one) ? [] : [key];
     });
   expect(changed('base')).toEqual([]);
-  expect(changed('overlays/metallb')).toEqual(['ConfigMap udp-fanout', 'Service syslog']);
+  expect(changed('overlays/metallb')).toEqual(['ConfigMap udp-fanout', 'Service syslog', 'DaemonSet udp-fanout']);
   expect(changed('overlays/cilium')).toEqual(['ConfigMap udp-fanout', 'Service syslog']);
   expect(changed('overlays/ipv6')).toEqual(['ConfigMap udp-fanout']);
   expect(changed('overlays/pi')).toEqual(['DaemonSet udp-fanout']);

@@ -44,8 +44,15 @@ export function capabilitiesWithoutSysAdmin(): readonly string[] {
   const { patches } = parse(read('components/without-sys-admin/kustomization.yaml')) as {
     patches: { patch: string }[];
   };
-  const patch = parse(patches[0]!.patch) as Manifest;
-  return patch.spec.template.spec.containers[0]!.securityContext.capabilities.add;
+  const steps = patches.flatMap(
+    ({ patch }) => parse(patch) as { op?: string; path: string } | { op?: string; path: string }[],
+  );
+  const [removed, ...more] = steps
+    .filter(({ op }) => op === 'remove')
+    .map(({ path }) => /\/add\/(\d+)$/.exec(path)?.[1]);
+  if (removed === undefined || more.length > 0)
+    throw new Error('components/without-sys-admin removes not one capability');
+  return container.securityContext.capabilities.add.filter((_, at) => at !== Number(removed));
 }
 
 /** Runs in a mount namespace of its own, which goes with it. */
