@@ -11,7 +11,8 @@ export function missingRole(namespace: string, refusal: string): string {
   const roleRef = `roleRef: {apiGroup: ${GROUP}, kind: Role, name: udp-fanout}`;
   const role = `{apiVersion: ${GROUP}/v1, kind: Role, ${metadata}, ${rules}}`;
   const binding = `{apiVersion: ${GROUP}/v1, kind: RoleBinding, ${metadata}, ${roleRef}, subjects: [${subjectOf(refusal)}]}`;
-  return `{apiVersion: v1, kind: List, items: [${role}, ${binding}]}`;
+  // A text that begins with a brace is JSON to kubectl, whatever follows; an anchor says YAML and means nothing else.
+  return `&rights {apiVersion: v1, kind: List, items: [${role}, ${binding}]}`;
 }
 
 /** The API server says: User "system:serviceaccount:NAMESPACE:NAME" cannot list resource … */

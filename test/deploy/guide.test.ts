@@ -205,6 +205,20 @@ describe.skipIf(!isThere('kubectl'))(`the guide${without('kubectl')}`, () => {
     const set = ['set', 'image', '-f', '-', `udp-fanout=${image}`, '--local', '-o', 'jsonpath={..image}'];
     expect(output('kubectl', set, JSON.stringify(daemonSet())).trim()).toBe(image);
   });
+
+  test('row 15: the Role is the one that the agent’s log offers, label by label, and kubectl can read that', () => {
+    const refusal = 'User "system:serviceaccount:udp-fanout:udp-fanout" cannot list resource "endpointslices"';
+    const offered = missingRole('logging', refusal);
+    expect(parse(offered).items).toEqual([only(objects, 'Role'), only(objects, 'RoleBinding')]);
+    // It has its own idea of what is YAML and what JSON.
+    const read = output('kubectl', ['label', '--local', '-f', '-', 'some=label', '-o', 'name'], offered);
+    expect(
+      read
+        .trim()
+        .split('\n')
+        .map((name) => name.split(/[./]/)[0]),
+    ).toEqual(['role', 'rolebinding']);
+  });
 });
 
 describe('what the guide does not say', () => {
@@ -248,12 +262,6 @@ describe('what the guide does not say', () => {
 
   test('nothing of the host is mounted', () => {
     expect(pod().volumes).toEqual([{ name: 'config', configMap: { name: 'udp-fanout' } }]);
-  });
-
-  test('the Role is the one that the agent’s log offers where it is missing, label by label', () => {
-    const refusal = 'User "system:serviceaccount:udp-fanout:udp-fanout" cannot list resource "endpointslices"';
-    const { items } = parse(missingRole('logging', refusal));
-    expect(items).toEqual([only(objects, 'Role'), only(objects, 'RoleBinding')]);
   });
 });
 

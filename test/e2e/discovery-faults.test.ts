@@ -174,7 +174,7 @@ describe('faults', () => {
     });
     await expect.poll(() => rig.log.lines).not.toEqual([]);
     expect(rig.log.lines[0]).toMatch(
-      /^WARN failed to list EndpointSlices: forbidden: 403 .*cannot list resource "endpointslices".*in namespace "logging": \{apiVersion: v1, kind: List.*subjects: \[\{kind: ServiceAccount, name: udp-fanout, namespace: udp-fanout\}\]/,
+      /^WARN failed to list EndpointSlices: forbidden: 403 .*cannot list resource "endpointslices".*in namespace "logging": &rights \{apiVersion: v1, kind: List.*subjects: \[\{kind: ServiceAccount, name: udp-fanout, namespace: udp-fanout\}\]/,
     );
     rig.api.access.grant('list', NS);
     await rig.settles(THIRD);

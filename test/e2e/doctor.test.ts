@@ -246,7 +246,9 @@ describe.skipIf(obstacle)(titled('doctor', obstacle), () => {
     expect(said).toContain('routes test: each of 2 downstreams has a route (by veth10, veth11)');
     await api.deny('watch', 'logging');
     expect(doctor(node, asks, { env }).complaints).toEqual([
-      expect.stringMatching(/^fail RBAC logging: may not watch endpointslices.*kubectl apply -f - <<< '\{apiVersion/),
+      expect.stringMatching(
+        /^fail RBAC logging: may not watch endpointslices.*kubectl apply -f - <<< '&rights \{apiVersion/,
+      ),
     ]);
     await api.deny('list', 'logging');
     expect(doctor(node, asks, { env })).toMatchObject({

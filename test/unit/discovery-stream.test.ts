@@ -351,10 +351,12 @@ describe('what it says', () => {
     await rig.pass(200_000, 1000);
     const line = warnings(rig).join('\n');
     expect(line).toContain(
-      'what is missing to list endpointslices in namespace "logging": {apiVersion: v1, kind: List',
+      'what is missing to list endpointslices in namespace "logging": &rights {apiVersion: v1, kind: List',
     );
     expect(line).toContain(
-      'kind: Role, metadata: {name: udp-fanout, namespace: logging}, rules: [{apiGroups: [discovery.k8s.io], ' +
+      'kind: Role, metadata: {name: udp-fanout, namespace: logging, ' +
+        'labels: {app.kubernetes.io/name: udp-fanout, app.kubernetes.io/part-of: udp-fanout}}, ' +
+        'rules: [{apiGroups: [discovery.k8s.io], ' +
         'resources: [endpointslices], verbs: [get, list, watch]}]}',
     );
     expect(line).toContain('subjects: [{kind: ServiceAccount, name: out, namespace: fan}]}');
