@@ -1,18 +1,11 @@
 /** What every kustomization below k8s/ would create, and `kubectl delete -k` of it would take away. */
 import { globSync, readFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { parse } from 'yaml';
-import { all, built, type KubernetesObject, nameOf, objectsIn } from './objects.ts';
+import { all, built, type KubernetesObject, kustomizations, nameOf, objectsIn } from './objects.ts';
 import { isThere, K8S, without } from './tools.ts';
 
 const OURS = ['app.kubernetes.io/name', 'app.kubernetes.io/part-of'];
-
-/** Directories below k8s/ that `kubectl apply -k` takes; a component is none by itself. */
-function kustomizations(): string[] {
-  const files = globSync('**/kustomization.yaml', { cwd: K8S });
-  return files.filter((file) => parse(readFileSync(join(K8S, file), 'utf8')).kind === 'Kustomization').map(dirname);
-}
 
 /** Those of our labels that an object has. */
 function labels({ metadata }: KubernetesObject): string[] {

@@ -1,6 +1,6 @@
 /** Kubernetes objects out of YAML, as the manifests write them or as kustomize builds them. */
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { globSync, readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import type {
   V1ConfigMap,
   V1Container,
@@ -12,7 +12,7 @@ import type {
   V1Service,
   V1ServiceAccount,
 } from '@kubernetes/client-node';
-import { parseAllDocuments } from 'yaml';
+import { parse, parseAllDocuments } from 'yaml';
 import { K8S, output } from './tools.ts';
 
 export interface KubernetesObject {
@@ -49,6 +49,13 @@ export function manifest(path: string): KubernetesObject[] {
 /** What `kubectl apply -k` would send for a directory below k8s/. */
 export function built(path: string): KubernetesObject[] {
   return objectsIn(output('kubectl', ['kustomize', join(K8S, path)]));
+}
+
+/** Directories below k8s/ that `kubectl apply -k` takes, sorted; a component is none by itself. */
+export function kustomizations(): string[] {
+  const files = globSync('**/kustomization.yaml', { cwd: K8S });
+  const whole = files.filter((file) => parse(readFileSync(join(K8S, file), 'utf8')).kind === 'Kustomization');
+  return whole.map(dirname).sort();
 }
 
 /** The objects of a kind, in their order. */

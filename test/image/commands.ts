@@ -5,13 +5,15 @@ import { join } from 'node:path';
 export const ROOT = join(import.meta.dirname, '../..');
 
 export interface Options {
+  /** This project's root. */
+  readonly cwd?: string;
   readonly env?: Readonly<Record<string, string>>;
 }
 
 /** What it wrote to standard output; throws with all that it wrote if it fails. */
-export function run(command: string, args: readonly string[], { env = {} }: Options = {}): string {
+export function run(command: string, args: readonly string[], { cwd = ROOT, env = {} }: Options = {}): string {
   const { status, stdout, stderr, error } = spawnSync(command, args, {
-    cwd: ROOT,
+    cwd,
     encoding: 'utf8',
     env: { ...process.env, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
