@@ -78,7 +78,7 @@ async function start(
 
   const counters = () => datapath.counters();
   const unready = () => reconciler.unready();
-  const remarks = () => health.remarks();
+  const remarks = () => [...datapath.remarks(), ...health.remarks()];
   const discovery = () => source.status();
   if (config.metrics.enabled) {
     // Loaded only where the config asks for it: it is a quarter of the agent's memory.

@@ -1,6 +1,6 @@
 /** `npm run build`: the BPF object and the bundle, into dist/. */
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -20,6 +20,16 @@ export function buildBpf(object, folder = join(ROOT, 'bpf')) {
   execFileSync('clang', flags, { cwd: folder, stdio: ['ignore', 'inherit', 'inherit'] });
   // DWARF only; the BTF, which makes map dumps readable, stays.
   execFileSync('llvm-strip', ['-g', object]);
+  nameCompiler(object);
+}
+
+/** Where the kernel refuses the object, the compiler is half of the question, and clang does not sign what it makes. */
+function nameCompiler(object) {
+  const [compiler] = execFileSync('clang', ['--version'], { encoding: 'utf8' }).split('\n');
+  const comment = `${object}.comment`;
+  writeFileSync(comment, `${compiler}\0`);
+  execFileSync('llvm-objcopy', [`--add-section=.comment=${comment}`, object]);
+  rmSync(comment);
 }
 
 /**

@@ -16,8 +16,13 @@ export interface ChoiceDependencies {
   readonly openUserspace: (isSafetyNet: (listener: Listener) => boolean) => Datapath;
 }
 
+export interface ChosenDatapath extends Datapath {
+  /** Which listeners are not served as they would rather be, and why: for /readyz. */
+  remarks(): readonly string[];
+}
+
 /** Opens what the listeners' modes ask for. Throws what `openKernel` throws if no listener can do without it. */
-export function openDatapath(dependencies: ChoiceDependencies): Datapath {
+export function openDatapath(dependencies: ChoiceDependencies): ChosenDatapath {
   const { listeners, openKernel } = dependencies;
   if (listeners.every(({ mode }) => mode === 'userspace')) return new Choice(dependencies, undefined, undefined);
   try {
@@ -28,15 +33,15 @@ export function openDatapath(dependencies: ChoiceDependencies): Datapath {
   }
 }
 
-class Choice implements Datapath {
+class Choice implements ChosenDatapath {
   readonly mode;
   readonly #log: Log;
   readonly #kernel: Datapath | undefined;
   /** Why there is no kernel path though a listener asks for it. */
   readonly #obstacle: string | undefined;
   readonly #userspace: Datapath;
-  /** Of mode auto, by what serves them; decided once, so that no listener goes to and fro. */
-  readonly #fallen = new Set<number>();
+  /** Of mode auto, by what serves them; decided once, so that no listener goes to and fro. With the reason. */
+  readonly #fallen = new Map<number, { readonly name: string; readonly cause: string }>();
   readonly #attached = new Set<number>();
 
   constructor({ log, openUserspace }: ChoiceDependencies, kernel: Datapath | undefined, obstacle: string | undefined) {
@@ -62,6 +67,10 @@ class Choice implements Datapath {
     return [...this.#userspace.counters(), ...kernels];
   }
 
+  remarks(): readonly string[] {
+    return [...this.#fallen.values()].map(({ name, cause }) => `datapath(${name}): fell back to userspace: ${cause}`);
+  }
+
   /** The kernel path first: what still comes meanwhile, the safety net takes. */
   close(): void {
     this.#kernel?.close();
@@ -77,8 +86,11 @@ class Choice implements Datapath {
       this.#attached.add(listener.id);
       return;
     }
-    this.#fallen.add(listener.id);
-    this.#log.warn(`listener "${listener.name}" falls back to userspace: ${causes[0]}`);
+    const cause = causes[0]!;
+    // One machine has one reason, and a hundred listeners.
+    const isSaid = [...this.#fallen.values()].some((other) => other.cause === cause);
+    this.#fallen.set(listener.id, { name: listener.name, cause });
+    this.#log.warn(`listener "${listener.name}" falls back to userspace: ${isSaid ? 'for the same reason' : cause}`);
   }
 
   /** Why an interface of the listener has no program, once for each that has none. */

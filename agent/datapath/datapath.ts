@@ -66,7 +66,7 @@ export interface Datapath {
 }
 
 /** The families that a bind takes: `[::]` takes IPv4 as well, as a dual-stack socket does (ipv6(7), IPV6_V6ONLY off). */
-export function familiesOf(listener: Listener): readonly Family[] {
+export function familiesOf(listener: Pick<Listener, 'bind'>): readonly Family[] {
   if (listener.bind.family === 4) return [4];
   return listener.bind.ip === '::' ? [4, 6] : [6];
 }

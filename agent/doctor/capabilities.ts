@@ -42,6 +42,11 @@ const NEEDS: readonly Need[] = [
     purpose: "not for the agent: for `bpftool map dump name STATS`, and here for the names of others' programs",
     missing: () => 'ok',
   },
+  {
+    name: 'SYS_RESOURCE',
+    purpose: 'before Linux 5.11, to raise RLIMIT_MEMLOCK, against which maps count there',
+    missing: () => 'ok',
+  },
 ];
 
 export function capabilityFindings({ effective, firstFreePort }: CapabilityFacts, wants: Wants): Finding[] {

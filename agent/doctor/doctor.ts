@@ -55,7 +55,7 @@ async function examine(wants: Wants, objectPath: string): Promise<Finding[]> {
     const capabilities = readCapabilities();
     const features = featuresOf(nics);
     return [
-      ...machineFindings(readMachine(objectPath, listeners.length), wants),
+      ...machineFindings(readMachine(objectPath, listeners), wants),
       ...capabilityFindings({ effective: capabilities, firstFreePort: firstFreePort() }, wants),
       ...interfaceFindings({ links, features }, wants),
       ...bindFindings({ links, addresses }, wants),
@@ -73,10 +73,10 @@ async function examine(wants: Wants, objectPath: string): Promise<Finding[]> {
   }
 }
 
-function readMachine(objectPath: string, listeners: number) {
+function readMachine(objectPath: string, listeners: readonly Listener[]) {
   const facts = { release: release(), bpffs: isBpffsMounted(), agent: isAgentRunning() };
   try {
-    loadObject(objectPath, Math.max(1, listeners)).close();
+    loadObject(objectPath, listeners).close();
     return facts;
   } catch (error) {
     return { ...facts, obstacle: (error as Error).message };

@@ -34,6 +34,11 @@ export const BPF = {
 } as const;
 
 const KERNEL_LOG_BYTES = 1 << 16;
+/**
+ * BPF_LOG_STATS of linux/bpf_verifier.h: what the verifier finds, and its figures, without each instruction that it looks
+ * at; those fill any log, and before 6.4 what is full loses its end, which is the reason.
+ */
+const KERNEL_LOG_LEVEL = 4;
 
 let table: ReturnType<typeof bind> | undefined;
 const libbpf = () => {
@@ -43,18 +48,6 @@ const libbpf = () => {
 
 function bind() {
   const library = koffi.load('libbpf.so.1');
-  const openOptions = koffi.struct('bpf_object_open_opts', {
-    sz: 'size_t',
-    object_name: 'const char *',
-    relaxed_maps: 'bool',
-    pin_root_path: 'const char *',
-    attach_prog_fd: 'uint32_t',
-    kconfig: 'const char *',
-    btf_custom_path: 'const char *',
-    kernel_log_buf: 'void *',
-    kernel_log_size: 'size_t',
-    kernel_log_level: 'uint32_t',
-  });
   const mapOptions = koffi.struct('bpf_map_create_opts', {
     sz: 'size_t',
     btf_fd: 'uint32_t',
@@ -85,14 +78,17 @@ function bind() {
   // biome-ignore format: one call a line reads as the table that it is
   return {
     log,
-    sizes: { openOptions: koffi.sizeof(openOptions), mapOptions: koffi.sizeof(mapOptions), hook: koffi.sizeof(hook), options: koffi.sizeof(options) },
+    sizes: { mapOptions: koffi.sizeof(mapOptions), hook: koffi.sizeof(hook), options: koffi.sizeof(options) },
     setPrint: library.func('void *libbpf_set_print(void *print)'),
     possibleCpus: library.func('int libbpf_num_possible_cpus()'),
-    objectOpenFile: library.func('void *bpf_object__open_file(const char *path, const bpf_object_open_opts *opts)'),
+    objectOpenFile: library.func('void *bpf_object__open_file(const char *path, const void *opts)'),
     objectLoad: library.func('int bpf_object__load(void *object)'),
     objectClose: library.func('void bpf_object__close(void *object)'),
     findProgram: library.func('void *bpf_object__find_program_by_name(void *object, const char *name)'),
     programFd: library.func('int bpf_program__fd(void *program)'),
+    nextProgram: library.func('void *bpf_object__next_program(void *object, void *program)'),
+    setLogBuffer: library.func('int bpf_program__set_log_buf(void *program, void *buffer, size_t size)'),
+    setLogLevel: library.func('int bpf_program__set_log_level(void *program, uint32_t level)'),
     findMap: library.func('void *bpf_object__find_map_by_name(void *object, const char *name)'),
     objectInfo: library.func('int bpf_obj_get_info_by_fd(int fd, _Out_ void *info, _Inout_ uint32_t *length)'),
     nextMap: library.func('void *bpf_object__next_map(void *object, void *map)'),
@@ -122,17 +118,22 @@ export function possibleCpus(): number {
 
 /** Opens an object file without loading it; throws SystemError. libbpf's own messages are switched off. */
 export function objectOpen(path: string): Pointer {
-  const { setPrint, objectOpenFile, log, sizes } = libbpf();
+  const { setPrint, objectOpenFile, log } = libbpf();
   setPrint(null);
   koffi.encode(log, 'char', 0);
-  const object = objectOpenFile(path, {
-    sz: sizes.openOptions,
-    kernel_log_buf: log,
-    kernel_log_size: KERNEL_LOG_BYTES,
-    kernel_log_level: 0,
-  });
+  const object = objectOpenFile(path, null);
   if (!object) throw new SystemError(`open of ${path}`, koffi.errno());
+  keepLog(object);
   return koffi.address(object);
+}
+
+/** The programs' log alone: an object's would take what is said of its BTF, too. */
+function keepLog(object: unknown): void {
+  const { nextProgram, setLogBuffer, setLogLevel, log } = libbpf();
+  for (let program = nextProgram(object, null); program; program = nextProgram(object, program)) {
+    setLogBuffer(program, log, KERNEL_LOG_BYTES);
+    setLogLevel(program, KERNEL_LOG_LEVEL);
+  }
 }
 
 /** Loads an opened object's maps and programs; -errno on failure, with the verifier's words in `kernelLog()`. */
@@ -140,7 +141,7 @@ export function objectLoad(object: Pointer): number {
   return libbpf().objectLoad(object);
 }
 
-/** What the kernel said of the last load, "" if nothing. */
+/** What the verifier said at the last load, its figures too; "" if nothing. */
 export function kernelLog(): string {
   return koffi.decode(libbpf().log, 'char', -1) as unknown as string;
 }

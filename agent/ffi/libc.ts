@@ -37,6 +37,12 @@ export const libc = {
   sched_getaffinity: call('int sched_getaffinity(int thread, size_t size, void *mask)'),
   /** sched_setaffinity(2). */
   sched_setaffinity: call('int sched_setaffinity(int thread, size_t size, const void *mask)'),
+  /** prlimit(2) of process 0, the caller's: struct rlimit to set and room for the old one, either null. */
+  prlimit: call('int prlimit(int pid, int resource, const void *set, void *old)'),
+  /** unshare(2) of the calling thread. */
+  unshare: call('int unshare(int flags)'),
+  /** setns(2) of the calling thread. */
+  setns: call('int setns(int fd, int kind)'),
   /** close(2). */
   close: call('int close(int fd)'),
 } as const;
@@ -45,6 +51,7 @@ export const libc = {
 export const AF_INET = 2;
 export const AF_INET6 = 10;
 export const AF_NETLINK = 16;
+export const SOCK_DGRAM = 2;
 export const SOCK_RAW = 3;
 export const SOCK_NONBLOCK = 0x800;
 export const SOCK_CLOEXEC = 0x80000;
@@ -53,6 +60,14 @@ export const SO_RCVBUF = 8;
 export const SO_RCVTIMEO = 20;
 export const SO_RCVBUFFORCE = 33;
 export const MSG_TRUNC = 0x20;
+/** linux/udp.h: options and control messages by which one send, or one receive, is many datagrams. */
+export const SOL_UDP = 17;
+export const UDP_SEGMENT = 103;
+export const UDP_GRO = 104;
+/** asm-generic/resource.h */
+export const RLIMIT_MEMLOCK = 8;
+/** linux/sched.h */
+export const CLONE_NEWNET = 0x40000000;
 
 let library: ReturnType<typeof koffi.load> | undefined;
 

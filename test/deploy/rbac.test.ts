@@ -88,6 +88,18 @@ describe.skipIf(!isThere('kubectl'))(`rights${without('kubectl')}`, () => {
     expect(securityContext?.capabilities).toEqual({ drop: ['ALL'], add: ['BPF', 'NET_ADMIN', 'PERFMON', 'NET_RAW'] });
   });
 
+  test('with SYS_RESOURCE the pod has one capability more, with or without SYS_ADMIN', () => {
+    const given = (...components: string[]) => container(withComponents(components)).securityContext?.capabilities?.add;
+    expect(given('with-sys-resource')).toEqual([...given()!, 'SYS_RESOURCE']);
+    expect(given('without-sys-admin', 'with-sys-resource')).toEqual([
+      'BPF',
+      'NET_ADMIN',
+      'PERFMON',
+      'NET_RAW',
+      'SYS_RESOURCE',
+    ]);
+  });
+
   test('a tenant is a namespace and a component', () => {
     const objects = withComponents(['tenant'], 'namespace: elsewhere');
     const rights = objects.filter(({ kind }) => kind === 'Role' || kind === 'RoleBinding');

@@ -69,13 +69,10 @@ const SAMPLES: Readonly<Record<string, readonly [type: string, value: string]>> 
 
 const FATES: readonly abi.Fate[] = ['FORWARDED', 'STACK', 'DROPPED'];
 
-/** What only the program needs; the object's maps are held against it. */
-const KERNEL_ONLY = ['MAX_FRAGMENTED', 'sizeof(struct fragment_key)', 'sizeof(struct fragment)'];
-
 let compiled: Compiled;
 
 function program(): string {
-  const constants = [...KERNEL_ONLY, 'UDP_FANOUT_ABI', 'VERDICT_COUNT', ...Object.keys(abi.CONSTANTS)];
+  const constants = ['UDP_FANOUT_ABI', 'VERDICT_COUNT', ...Object.keys(abi.CONSTANTS)];
   const layout = Object.entries(abi.LAYOUT).map(([name, fields]) => {
     const places = Object.keys(fields).map((field) => {
       const of = field === 'size' ? `sizeof(struct ${name})` : `offsetof(struct ${name}, ${field})`;
@@ -194,7 +191,7 @@ describe('the object', () => {
       BINDS: [layout.bind_key!.size, layout.bind!.size, constants.MAX_BINDS],
       TABLES: [4, 4, constants.MAX_TABLES],
       STATS: [4, layout.stats!.size, constants.MAX_LISTENERS],
-      FRAGMENTS: [...KERNEL_ONLY.slice(1), 'MAX_FRAGMENTED'].map((name) => constants[name]),
+      FRAGMENTS: [layout.fragment_key!.size, layout.fragment!.size, constants.MAX_FRAGMENTED],
       '.bss': [4, 65536, 1],
     });
   });

@@ -138,7 +138,7 @@ describe('names in the docs', () => {
     expect(flags(told.join('\n')).filter((flag) => !flags(usage).includes(flag))).toEqual([]);
     for (const flag of flags(usage)) expect(ALL_DOCS, flag).toContain(flag);
     const spelt = [...TEXT.values()].flatMap(spans).filter((span) => /^--[a-z]/.test(span));
-    const foreign = ['--cap-add'];
+    const foreign = ['--cap-add', '--ulimit'];
     const allowed = [...flags(usage), ...foreign];
     expect(flags(spelt.join('\n')).filter((flag) => !allowed.includes(flag))).toEqual([]);
     expect(usage).toContain(LOG_FORMATS.join('|'));
@@ -168,7 +168,7 @@ describe('names in the docs', () => {
     const manifest = /add: \[([A-Z_, ]+)\]/.exec(read('k8s/daemonset.yaml'))?.[1]?.split(', ') ?? [];
     const rows = rowsBelow('docs/SECURITY.md', 'Capabilities').filter((name) => /^[A-Z_]+$/.test(name));
     expect(manifest.filter((name) => !rows.includes(name))).toEqual([]);
-    expect(rows.filter((name) => !manifest.includes(name))).toEqual(['NET_BIND_SERVICE']);
+    expect(rows.filter((name) => !manifest.includes(name))).toEqual(['SYS_RESOURCE', 'NET_BIND_SERVICE']);
     const judged = [...read('agent/doctor/capabilities.ts').matchAll(/name: '([A-Z_]+)'/g)].map(([, name]) => name!);
     expect(unique(judged)).toEqual(unique(rows));
     const said = [...ALL_DOCS.matchAll(/\b(?:CAP_)?((?:NET|SYS)_[A-Z_]+|PERFMON)\b/g)].map(([, name]) => name!);

@@ -63,6 +63,27 @@ describe('the choice of a datapath', () => {
     expect(isSafetyNet(auto!)).toBe(false);
   });
 
+  test('says a reason that several listeners share once, and remarks it for each', () => {
+    const both = [auto!, aListener({ id: 3, mode: 'auto' })];
+    const { apply, datapath, log } = rig(both, new Error('BPF object not found'));
+    expect(datapath.remarks()).toEqual([]);
+    apply();
+    expect(log.lines).toEqual([
+      'WARN listener "listener-2" falls back to userspace: BPF object not found',
+      'WARN listener "listener-3" falls back to userspace: for the same reason',
+    ]);
+    expect(datapath.remarks()).toEqual([
+      'datapath(listener-2): fell back to userspace: BPF object not found',
+      'datapath(listener-3): fell back to userspace: BPF object not found',
+    ]);
+  });
+
+  test('remarks nothing where all is served as it would be', () => {
+    const { apply, datapath } = rig([tc!, user!, auto!]);
+    apply();
+    expect(datapath.remarks()).toEqual([]);
+  });
+
   test('decides nothing before the endpoints are known', () => {
     const { apply, isSafetyNet, kernel, log } = rig([auto!]);
     apply([]);

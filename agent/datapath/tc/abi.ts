@@ -14,6 +14,7 @@ export const CONSTANTS = {
   MAX_TABLES: 512,
   MAX_BINDS: 8192,
   MAX_ADDRESSES: 65536,
+  MAX_FRAGMENTED: 16384,
   COUNTERS_A_CELL: 4,
   ADDRESS_LOCAL: 1,
   ADDRESS_BOUND: 2,
@@ -29,6 +30,8 @@ export const LAYOUT = {
   bind_key: { size: 24, addr: 0, ifindex: 16, port: 20, family: 22 },
   bind: { size: 8, listener: 0, table: 4 },
   slot: { size: 32, addr: 0, port: 16, hop: 18, ifindex: 20, mtu: 24 },
+  fragment_key: { size: 44, saddr: 0, daddr: 16, id: 32, ifindex: 36, family: 40 },
+  fragment: { size: 48, slot: 0, seen_ns: 32, listener: 40, to_stack: 44 },
   table_head: { size: 32, slots: 0, counters: 4, counters_a_cpu: 8 },
   stats: {
     size: 208,

@@ -2,12 +2,13 @@
 import { constants } from 'node:os';
 import { check, SystemError } from '../../ffi/errno.ts';
 import * as libbpf from '../../ffi/libbpf.ts';
+import { attachRefusal, type ObjectFile } from '../../kernel/refusal.ts';
 import type { Filter } from '../../netlink/filter.ts';
 import type { Host } from '../../netlink/host.ts';
 import type { Interface } from '../datapath.ts';
-import { PROGRAM, permissionDenied } from './object.ts';
+import { PROGRAM } from './object.ts';
 
-const { EEXIST, ENOENT, EINVAL, ENODEV, EPERM } = constants.errno;
+const { EEXIST, ENOENT, EINVAL, ENODEV } = constants.errno;
 
 /** Lists the ingress filters of an interface; empty where there are none or the interface is gone. */
 export type ListFilters = (ifindex: number) => readonly Filter[];
@@ -57,10 +58,9 @@ export function detachAll(host: Pick<Host, 'links' | 'filters'>): string[] {
 }
 
 /** Why an attachment failed, in the words of the guide. */
-export function attachFailure(error: unknown): string {
-  if (!(error instanceof SystemError)) return `failed to attach TC program: ${(error as Error).message}`;
-  if (error.errno === EPERM) return permissionDenied();
-  return `failed to attach TC program: ${error.message}`;
+export function attachFailure(file: ObjectFile, error: unknown): string {
+  if (error instanceof SystemError) return attachRefusal(file, error);
+  return `failed to attach TC program: ${(error as Error).message}`;
 }
 
 function isOurs(filter: Filter): boolean {

@@ -22,6 +22,7 @@ import { attach, attachFailure, detach, hasPredecessor, type ListFilters } from 
 import { readTotals, staggerCursors } from './counters.ts';
 import { MapMirror } from './mirror.ts';
 import { type BpfObject, loadObject } from './object.ts';
+import { lessenedMaps } from './sizes.ts';
 import { KernelTable } from './table.ts';
 import type { WaysOut } from './wayout.ts';
 
@@ -40,7 +41,10 @@ export interface TcDependencies {
 
 /** Loads the program; attaches nothing yet. Throws DatapathUnavailable. */
 export function openTcDatapath(dependencies: TcDependencies): Datapath {
-  return new TcDatapath(dependencies, loadObject(dependencies.objectPath, dependencies.listeners.length));
+  const { log, objectPath, listeners } = dependencies;
+  const object = loadObject(objectPath, listeners);
+  if (object.lessened) log.warn(lessenedMaps(object.sizes));
+  return new TcDatapath(dependencies, object);
 }
 
 class TcDatapath implements Datapath {
@@ -200,7 +204,7 @@ class TcDatapath implements Datapath {
     } catch (error) {
       problems.push({
         subject: `attachment(${link.name})`,
-        message: `${attachFailure(error)} interface="${link.name}"`,
+        message: `${attachFailure(this.#object.file, error)} interface="${link.name}"`,
       });
     }
   }

@@ -1,15 +1,17 @@
 /** The BPF object: found, held against what the agent was built for, loaded. */
 import { existsSync } from 'node:fs';
 import { constants } from 'node:os';
-import { missingCapabilities } from '../../capabilities.ts';
+import { sectionText } from '../../ffi/elf.ts';
 import { SystemError } from '../../ffi/errno.ts';
 import * as libbpf from '../../ffi/libbpf.ts';
+import { isMemoryLimited, raiseMemlock } from '../../kernel/memlock.ts';
+import { loadRefusal, type ObjectFile, surroundings } from '../../kernel/refusal.ts';
+import type { Listener } from '../../model.ts';
 import { ABI, LAYOUT } from './abi.ts';
 import { BpfMap } from './map.ts';
+import { chargedBytes, firstThatFits, type Sizes, sizesFor, smallerSizes } from './sizes.ts';
 
-const { EPERM, EACCES } = constants.errno;
-
-const NEEDED = ['BPF', 'NET_ADMIN', 'PERFMON'] as const;
+const { EPERM } = constants.errno;
 
 /** __LIBBPF_ERRNO__START of bpf/libbpf.h. */
 const LIBBPF_ERRNO = 4000;
@@ -22,15 +24,17 @@ export class DatapathUnavailable extends Error {
 }
 
 /** Key and value sizes that the agent's encoders assume. */
-const SIZES: Readonly<Record<string, readonly [key: number, value: number]>> = {
+const LAYOUTS: Readonly<Record<string, readonly [key: number, value: number]>> = {
   ADDRESSES: [LAYOUT.address_key.size, 4],
   BINDS: [LAYOUT.bind_key.size, LAYOUT.bind.size],
   TABLES: [4, 4],
   STATS: [4, LAYOUT.stats.size],
+  FRAGMENTS: [LAYOUT.fragment_key.size, LAYOUT.fragment.size],
   '.bss': [4, 65536],
 };
 
 export interface BpfObject {
+  readonly file: ObjectFile;
   readonly programFd: number;
   readonly programId: number;
   readonly addresses: BpfMap;
@@ -38,19 +42,44 @@ export interface BpfObject {
   readonly tables: BpfMap;
   readonly stats: BpfMap;
   readonly ports: BpfMap;
+  /** What the maps have room for. */
+  readonly sizes: Sizes;
+  /** They are smaller than wanted, since memory is limited. */
+  readonly lessened: boolean;
   close(): void;
 }
 
-/** Loads the object file for so many listeners. Throws DatapathUnavailable. */
-export function loadObject(path: string, listeners: number): BpfObject {
+/** Loads the object file for these listeners. Throws DatapathUnavailable. */
+export function loadObject(path: string, listeners: readonly Pick<Listener, 'bind' | 'interfaces'>[]): BpfObject {
   if (!existsSync(path)) {
     throw new DatapathUnavailable(
       `BPF object "${path}" not found: build it with npm run build, or name it with --ebpf-program`,
     );
   }
-  let object: libbpf.Pointer;
+  const wanted = sizesFor(listeners);
+  const isLimited = () => isMemoryLimited(surroundings.release(), surroundings.memlock());
+  if (isLimited()) raiseMemlock();
+  const isShortage = (error: unknown) => isRefusal(error, EPERM) && isLimited();
+  return firstThatFits(smallerSizes(wanted), (sizes) => openAndLoad(path, sizes, sizes !== wanted), isShortage);
+}
+
+function isRefusal(error: unknown, errno: number): boolean {
+  return error instanceof DatapathUnavailable && error.cause instanceof SystemError && error.cause.errno === errno;
+}
+
+function openAndLoad(path: string, sizes: Sizes, lessened: boolean): BpfObject {
+  const object = open(path);
   try {
-    object = libbpf.objectOpen(path);
+    return { ...load(path, object, sizes), sizes, lessened };
+  } catch (error) {
+    libbpf.objectClose(object);
+    throw error;
+  }
+}
+
+function open(path: string): libbpf.Pointer {
+  try {
+    return libbpf.objectOpen(path);
   } catch (cause) {
     // libbpf has numbers of its own for what is no ELF file, or not of this machine's byte order.
     const why = cause instanceof SystemError && cause.errno < LIBBPF_ERRNO ? cause.code : 'it is no BPF object';
@@ -58,15 +87,9 @@ export function loadObject(path: string, listeners: number): BpfObject {
       cause,
     });
   }
-  try {
-    return load(path, object, listeners);
-  } catch (error) {
-    libbpf.objectClose(object);
-    throw error;
-  }
 }
 
-function load(path: string, object: libbpf.Pointer, listeners: number): BpfObject {
+function load(path: string, object: libbpf.Pointer, sizes: Sizes): Omit<BpfObject, 'sizes' | 'lessened'> {
   const maps = libbpf.objectMaps(object);
   const find = (name: string) => {
     const map = maps.find((one) => (name.startsWith('.') ? one.name.endsWith(name) : one.name === name));
@@ -74,7 +97,7 @@ function load(path: string, object: libbpf.Pointer, listeners: number): BpfObjec
     return map;
   };
   checkVersion(path, find('.rodata'));
-  for (const [name, [key, value]] of Object.entries(SIZES)) {
+  for (const [name, [key, value]] of Object.entries(LAYOUTS)) {
     const map = find(name);
     if (map.keySize === key && map.valueSize === value) continue;
     const found = `keys of ${map.keySize} and values of ${map.valueSize} bytes`;
@@ -82,9 +105,10 @@ function load(path: string, object: libbpf.Pointer, listeners: number): BpfObjec
       `BPF object "${path}": map ${name} has ${found}, want ${key} and ${value}: build it anew`,
     );
   }
-  libbpf.mapSetMaxEntries(find('STATS'), listeners);
+  for (const [name, entries] of Object.entries(sizes)) libbpf.mapSetMaxEntries(find(name), entries);
+  const file = { path, compiler: sectionText(path, '.comment') };
   const result = libbpf.objectLoad(object);
-  if (result < 0) throw loadFailure(path, -result);
+  if (result < 0) throw loadFailure(file, -result, sizes);
   const programFd = libbpf.programFd(object, PROGRAM);
   if (programFd === undefined) throw new DatapathUnavailable(`BPF object "${path}" has no program ${PROGRAM}`);
   const live = (name: string) => {
@@ -92,6 +116,7 @@ function load(path: string, object: libbpf.Pointer, listeners: number): BpfObjec
     return new BpfMap(name, libbpf.mapFd(map), map.keySize, map.valueSize);
   };
   return {
+    file,
     programFd,
     programId: libbpf.programId(programFd),
     addresses: live('ADDRESSES'),
@@ -112,21 +137,8 @@ function checkVersion(path: string, rodata: libbpf.ObjectMap): void {
   );
 }
 
-function loadFailure(path: string, errno: number): DatapathUnavailable {
-  const cause = new SystemError('bpf_object__load', errno);
-  // The verifier says EACCES too, of a program that it does not believe, and more of that where PERFMON is missing.
-  const missing = missingCapabilities(NEEDED).length > 0;
-  if (errno === EPERM || (errno === EACCES && missing)) return new DatapathUnavailable(permissionDenied(), { cause });
-  const said = libbpf.kernelLog().trim().split('\n').slice(-3).join(' ');
-  return new DatapathUnavailable(`failed to load BPF object "${path}": ${cause.code}${said && `: ${said}`}`, { cause });
-}
-
-/** The guide's error, with the capabilities that are missing where that is the reason. */
-export function permissionDenied(): string {
-  const missing = missingCapabilities(NEEDED);
-  const mend =
-    missing.length > 0
-      ? `missing capability ${missing.join(', ')}: add it under securityContext.capabilities.add`
-      : 'all capabilities are there, so a security module (SELinux, AppArmor, lockdown) refuses: see its audit log';
-  return `failed to attach TC program: permission denied: ${mend}`;
+function loadFailure(file: ObjectFile, errno: number, sizes: Sizes): DatapathUnavailable {
+  const error = new SystemError('bpf_object__load', errno);
+  const needed = chargedBytes(sizes, libbpf.possibleCpus());
+  return new DatapathUnavailable(loadRefusal(file, { error, log: libbpf.kernelLog(), needed }), { cause: error });
 }

@@ -4,6 +4,7 @@ import { formatAddress, type SocketAddress } from '../../address.ts';
 import { check } from '../../ffi/errno.ts';
 import * as libbpf from '../../ffi/libbpf.ts';
 import { libc } from '../../ffi/libc.ts';
+import { mapRefusal } from '../../kernel/refusal.ts';
 import type { Downstream } from '../../model.ts';
 import { CONSTANTS, counterCells, encodeSlots, encodeU32, LAYOUT, type NextHop } from './abi.ts';
 
@@ -35,7 +36,8 @@ export class KernelTable {
     this.#cpus = cpus;
     this.#cells = encodeSlots(slots, cpus);
     const { cells } = counterCells(slots.length, cpus);
-    this.fd = check('bpf_map_create of a slot table', libbpf.innerArrayCreate('slot_table', CELL, cells));
+    const fd = libbpf.innerArrayCreate('slot_table', CELL, cells);
+    this.fd = check('bpf_map_create of a slot table', fd, mapRefusal(-fd));
     const count = slots.length + 1;
     const keys = Uint32Array.from({ length: count }, (_, index) => index);
     check(

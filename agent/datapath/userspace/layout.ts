@@ -33,11 +33,6 @@ export const PKTINFO = {
 /** struct sockaddr_in6, the larger of the two, rounded up; sockaddr_in is 16 bytes with its address at 4. */
 export const SOCKADDR = { room: 32, v4: { size: 16, addr: 4 }, v6: { size: 28, addr: 8 }, family: 0, port: 2 } as const;
 
-/** linux/udp.h: options and control messages by which one send, or one receive, is many datagrams. */
-export const SOL_UDP = 17;
-export const UDP_SEGMENT = 103;
-export const UDP_GRO = 104;
-
 const AF = { 4: 2, 6: 10 } as const;
 
 /** struct sockaddr_in or sockaddr_in6. */

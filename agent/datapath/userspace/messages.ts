@@ -1,6 +1,7 @@
 /** Messages to be sent with one sendmmsg: headers, vectors and the UDP_SEGMENT words, laid out once and reused. */
+import { SOL_UDP, UDP_SEGMENT } from '../../ffi/libc.ts';
 import { type Address, Memory, MSG_DONTWAIT, sendmmsg } from '../../ffi/mmsg.ts';
-import { CMSG, IOVEC, MMSGHDR, PKTINFO, SOL_UDP, UDP_SEGMENT } from './layout.ts';
+import { CMSG, IOVEC, MMSGHDR, PKTINFO } from './layout.ts';
 
 const WORD = 4;
 const HEADER_WORDS = MMSGHDR.size / WORD;

@@ -1,20 +1,14 @@
 /** Opens a listener: its sockets, and threads or, for the safety net, this thread to serve them. */
 import { missingCapabilities } from '../../capabilities.ts';
 import { libc } from '../../ffi/libc.ts';
+import { hasCoalescing, hasSegmentation } from '../../kernel/features.ts';
 import type { Log } from '../../log.ts';
 import type { Listener } from '../../model.ts';
 import { allowedCpus } from './cpus.ts';
 import { Drain } from './drain.ts';
 import { type Service, type StartThread, WorkerPool } from './pool.ts';
 import { Scratch } from './scratch.ts';
-import {
-  hasCoalescing,
-  hasSegmentation,
-  type ListenerSocket,
-  mayBeRaw,
-  mayBeTransparent,
-  openListenerSocket,
-} from './sockets.ts';
+import { type ListenerSocket, mayBeRaw, mayBeTransparent, openListenerSocket } from './sockets.ts';
 import type { TableImage } from './table.ts';
 import type { Preserve } from './ways.ts';
 
@@ -36,7 +30,7 @@ export interface Opened {
   readonly serve: (image: TableImage) => Service;
 }
 
-/** What this process may do, and what the kernel knows. */
+/** What this process may do, and what the kernel knows (kernel/features.ts). */
 interface Abilities {
   readonly transparent: boolean;
   readonly raw: boolean;

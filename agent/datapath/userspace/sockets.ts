@@ -10,14 +10,16 @@ import {
   SO_RCVBUFFORCE,
   SO_RCVTIMEO,
   SOCK_CLOEXEC,
+  SOCK_DGRAM,
   SOCK_NONBLOCK,
   SOCK_RAW,
   SOL_SOCKET,
+  SOL_UDP,
+  UDP_GRO,
 } from '../../ffi/libc.ts';
-import { encodeSockaddr, SOL_UDP, UDP_GRO, UDP_SEGMENT } from './layout.ts';
+import { encodeSockaddr } from './layout.ts';
 
 const { EPERM } = constants.errno;
-const SOCK_DGRAM = 2;
 /** asm-generic/socket.h */
 const SO = { REUSEADDR: 2, SNDBUF: 7, REUSEPORT: 15, SNDBUFFORCE: 32, MEMINFO: 55 } as const;
 /** linux/sock_diag.h: what SO_RXQ_OVFL reports with a datagram, readable at any time. */
@@ -128,24 +130,6 @@ export function mayBeTransparent(): boolean {
 /** True if this process may send datagrams with its own UDP header. */
 export function mayBeRaw(): boolean {
   return permitted(() => openRawSocket(4));
-}
-
-/** True if the kernel knows UDP_SEGMENT (4.18); one that does not would send what is gathered as one datagram. */
-export function hasSegmentation(): boolean {
-  return knows(UDP_SEGMENT, 0);
-}
-
-/** True if the kernel knows UDP_GRO (5.0). */
-export function hasCoalescing(): boolean {
-  return knows(UDP_GRO, 1);
-}
-
-function knows(option: number, value: number): boolean {
-  return opened(4, SOCK_DGRAM, 0, (fd) => {
-    const result = libc.setsockopt(fd, SOL_UDP, option, new Int32Array([value]), 4);
-    libc.close(fd);
-    return result === 0;
-  });
 }
 
 function opened<T>(family: Family, type: number, protocol: number, prepare: (fd: number) => T): T {

@@ -1,8 +1,7 @@
 /** NIC features that are on, as `ethtool -k` lists them, without ethtool (linux/ethtool.h). */
 import { ethtool } from '../../ffi/inspect.ts';
-import { AF_INET, libc, SOCK_CLOEXEC } from '../../ffi/libc.ts';
+import { AF_INET, libc, SOCK_CLOEXEC, SOCK_DGRAM } from '../../ffi/libc.ts';
 
-const SOCK_DGRAM = 2;
 const ETHTOOL = { GSTRINGS: 0x1b, GSSET_INFO: 0x37, GFEATURES: 0x3a } as const;
 const FEATURES_SET = 4; // ETH_SS_FEATURES
 const NAME_BYTES = 32;

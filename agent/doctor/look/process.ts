@@ -2,7 +2,15 @@
 import { readFileSync } from 'node:fs';
 
 /** Bits of linux/capability.h. */
-const CAPABILITIES = { NET_BIND_SERVICE: 10, NET_ADMIN: 12, NET_RAW: 13, SYS_ADMIN: 21, PERFMON: 38, BPF: 39 };
+const CAPABILITIES = {
+  NET_BIND_SERVICE: 10,
+  NET_ADMIN: 12,
+  NET_RAW: 13,
+  SYS_ADMIN: 21,
+  SYS_RESOURCE: 24,
+  PERFMON: 38,
+  BPF: 39,
+};
 
 /** The effective ones among those that matter to us, by name without CAP_. */
 export function readCapabilities(): ReadonlySet<string> {
