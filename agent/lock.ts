@@ -1,20 +1,40 @@
-/** One agent a network namespace: two would fight over the same filters. */
-import { createServer } from 'node:net';
+/** One agent a network namespace: two would fight over the same filters. Who asks it is told what it runs. */
+import { once } from 'node:events';
+import { connect, createServer } from 'node:net';
 
 /** An abstract socket: it belongs to the network namespace, as the filters do, and dies with its process (unix(7)). */
 const NAME = '\0udp-fanout';
 const TRIES = 30;
 const PAUSE_MS = 100;
+/** An agent that is just starting on a slow machine has no time for anybody. */
+const ANSWER_MS = 5000;
+const MOST_ASKING = 8;
+
+/** What an agent says of itself. */
+export interface Identity {
+  readonly pid: number;
+  readonly version: string;
+  /** Path of its config file, as it sees it. */
+  readonly config: string;
+  /** Of the config that it runs by (config/followed.ts). */
+  readonly digest: string;
+  /** How the file differs from that by now, and what to do; absent while it does not. */
+  readonly deviation?: string;
+}
 
 /** Another agent is here and did not go within 3 s. */
 export class AgentRunning extends Error {
   override readonly name = 'AgentRunning';
 }
 
-/** Takes the lock, waiting for an agent that is just stopping; throws AgentRunning. */
-export async function takeLock(): Promise<{ close(): void }> {
+/** Takes the lock, waiting for an agent that is just stopping, and answers with the identity; throws AgentRunning. */
+export async function takeLock(identify: () => Identity): Promise<{ close(): void }> {
   for (let tries = 1; ; tries++) {
-    const server = createServer();
+    const server = createServer((asking) => {
+      asking.on('error', () => {}).end(`${JSON.stringify(identify())}\n`);
+      asking.setTimeout(ANSWER_MS, () => asking.destroy());
+    });
+    server.maxConnections = MOST_ASKING;
     const taken = await new Promise<boolean>((resolve, reject) => {
       server.once('error', (error: NodeJS.ErrnoException) =>
         error.code === 'EADDRINUSE' ? resolve(false) : reject(error),
@@ -28,5 +48,24 @@ export async function takeLock(): Promise<{ close(): void }> {
       );
     }
     await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
+  }
+}
+
+/** Asks the agent of this network namespace; undefined if there is none, 'silent' if it does not tell. */
+export async function askAgent(): Promise<Identity | 'silent' | undefined> {
+  const socket = connect({ path: NAME });
+  try {
+    await once(socket, 'connect');
+  } catch {
+    return undefined;
+  }
+  try {
+    const signal = AbortSignal.timeout(ANSWER_MS);
+    signal.addEventListener('abort', () => socket.destroy(signal.reason));
+    return JSON.parse(Buffer.concat(await socket.toArray()).toString('utf8')) as Identity;
+  } catch {
+    return 'silent';
+  } finally {
+    socket.destroy();
   }
 }

@@ -1,6 +1,7 @@
 /** The agent, put together: constructors in order, closed in reverse. */
+import { resolve } from 'node:path';
 import { formatAddress } from './address.ts';
-import { type Config, loadConfig } from './config/load.ts';
+import { FollowedConfig } from './config/followed.ts';
 import { openDatapath } from './datapath/choice.ts';
 import { VERDICTS } from './datapath/tc/abi.ts';
 import { openTcDatapath } from './datapath/tc/datapath.ts';
@@ -9,7 +10,7 @@ import { openUserspaceDatapath } from './datapath/userspace/datapath.ts';
 import { REASONS } from './datapath/userspace/reasons.ts';
 import { openSource } from './discovery/source.ts';
 import { openHealth } from './health/open.ts';
-import { takeLock } from './lock.ts';
+import { type Identity, takeLock } from './lock.ts';
 import { type Log, type LogFormat, type LogLevel, openLog } from './log.ts';
 import { collectStartGarbage, keepHeapSmall } from './memory.ts';
 import { openHost } from './netlink/host.ts';
@@ -28,15 +29,13 @@ export interface AgentOptions {
 /** Runs until SIGTERM or SIGINT; 0 after a clean stop, 1 where nothing can run. Throws ConfigError. */
 export async function runAgent(options: AgentOptions): Promise<number> {
   keepHeapSmall();
-  const config = loadConfig(
-    options.config,
-    process.env.POD_NAMESPACE ? { podNamespace: process.env.POD_NAMESPACE } : {},
-  );
+  const followed = new FollowedConfig(options.config, { podNamespace: process.env.POD_NAMESPACE });
+  const { config } = followed;
   const log = openLog(options.logLevel ?? config.log.level, options.logFormat ?? config.log.format);
   const stopped = stopSignal();
   const closing: (() => void | Promise<void>)[] = [];
   try {
-    if (!(await start(config, options.objectPath, log, (close) => closing.unshift(close)))) return 1;
+    if (!(await start(followed, options.objectPath, log, (close) => closing.unshift(close)))) return 1;
     log.info('stopping', { signal: await stopped });
     return 0;
   } catch (error) {
@@ -50,14 +49,17 @@ export async function runAgent(options: AgentOptions): Promise<number> {
 
 /** False if no listener can run on this machine; the log says why. */
 async function start(
-  config: Config,
+  followed: FollowedConfig,
   objectPath: string,
   log: Log,
   onClose: (close: () => void | Promise<void>) => void,
 ) {
+  const { config } = followed;
   const { listeners } = config;
   log.info('starting udp-fanout', { version: version(), listeners: listeners.length });
-  onClose((await takeLock()).close);
+  onClose((await takeLock(() => identityOf(followed))).close);
+  followed.watch(log);
+  onClose(() => followed.close());
 
   const host = openHost();
   onClose(() => host.close());
@@ -78,7 +80,7 @@ async function start(
 
   const counters = () => datapath.counters();
   const unready = () => reconciler.unready();
-  const remarks = () => [...datapath.remarks(), ...health.remarks()];
+  const remarks = () => [...followed.remarks(), ...datapath.remarks(), ...health.remarks()];
   const discovery = () => source.status();
   if (config.metrics.enabled) {
     // Loaded only where the config asks for it: it is a quarter of the agent's memory.
@@ -101,6 +103,19 @@ async function start(
   onClose(() => losses.close());
   collectStartGarbage();
   return true;
+}
+
+/** What `doctor` is told. */
+function identityOf(followed: FollowedConfig): Identity {
+  const { path, digest } = followed;
+  const deviation = followed.deviation();
+  return {
+    pid: process.pid,
+    version: version(),
+    config: resolve(path),
+    digest,
+    ...(deviation !== undefined && { deviation }),
+  };
 }
 
 function meaning(reason: string): string {

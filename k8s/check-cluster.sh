@@ -268,6 +268,20 @@ check_listeners() {
   done < <(listeners <<<"$text")
 }
 
+# What an agent that is ready says all the same. Pods cannot be asked without the right to get pods/proxy: then nothing.
+check_remarks() {
+  local pod remark
+  for pod in $(k -n "$namespace" get pods -l app.kubernetes.io/name=udp-fanout -o 'jsonpath={.items[*].metadata.name}'); do
+    while IFS= read -r remark; do
+      case $remark in
+        ok) ;;
+        config:*) fail "pod $pod" "$remark" "until then it forwards by its old config" ;;
+        ?*) warn "pod $pod" "$remark" "kubectl -n $namespace logs $pod" ;;
+      esac
+    done < <(k get --raw "/api/v1/namespaces/$namespace/pods/$pod/proxy/readyz")
+  done
+}
+
 check_agent() {
   local label counts wanted ready pod node state
   if ! label=$(k get namespace "$namespace" --ignore-not-found -o 'jsonpath={.metadata.name} {.metadata.labels.pod-security\.kubernetes\.io/enforce}'); then
@@ -294,6 +308,7 @@ check_agent() {
   fi
   if [[ $wanted == "${ready:-0}" ]]; then
     ok DaemonSet "$ready of $wanted pods are Ready"
+    check_remarks
     printf 'ok    next: what only nodes know: kubectl -n %s exec daemonset/udp-fanout -- udp-fanout doctor --config /etc/udp-fanout/config.yaml\n' "$namespace"
     return
   fi

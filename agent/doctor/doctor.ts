@@ -1,9 +1,12 @@
 /** `udp-fanout doctor`: looks at this machine as the agent would meet it, and says what it found. Changes nothing. */
 import { release } from 'node:os';
+import { resolve } from 'node:path';
+import { digestOf } from '../config/followed.ts';
 import { loadConfig } from '../config/load.ts';
-import { loadObject } from '../datapath/tc/object.ts';
+import { askAgent } from '../lock.ts';
 import type { Listener } from '../model.ts';
 import { openHost } from '../netlink/host.ts';
+import { type AgentFacts, agentFindings } from './agent.ts';
 import { bindFindings } from './binds.ts';
 import { capabilityFindings } from './capabilities.ts';
 import { claimFindings } from './claims.ts';
@@ -12,8 +15,9 @@ import { type Finding, isHealthy, textOf } from './finding.ts';
 import { hookFindings } from './hook.ts';
 import { interfaceFindings } from './interfaces.ts';
 import { readHooks } from './look/hook.ts';
+import { tryProgram } from './look/kernel.ts';
 import { featuresOf, hookedLinks } from './look/nics.ts';
-import { isAgentRunning, isBpffsMounted, readCapabilities, readSysctl } from './look/process.ts';
+import { isBpffsMounted, readCapabilities, readSysctl } from './look/process.ts';
 import { readRules } from './look/rules.ts';
 import { readSockets } from './look/sockets.ts';
 import { staticReceivers, waysOut, waysTo } from './look/ways.ts';
@@ -32,15 +36,17 @@ export interface DoctorOptions {
 /** Prints the findings; 0 if nothing fails, else 1. Throws ConfigError. */
 export async function runDoctor({ config, json, objectPath }: DoctorOptions): Promise<number> {
   const podNamespace = process.env.POD_NAMESPACE;
-  const wants = config === undefined ? NO_CONFIG : wantsOf(loadConfig(config, { podNamespace }));
-  const findings = await examine(wants, objectPath);
+  const loaded = config === undefined ? undefined : loadConfig(config, { podNamespace });
+  const given = loaded && { path: resolve(config!), digest: digestOf(loaded) };
+  const agent = { agent: await askAgent(), ...(given && { config: given }) };
+  const findings = await examine(loaded ? wantsOf(loaded) : NO_CONFIG, agent, objectPath);
   const healthy = isHealthy(findings);
   const lines = json ? [JSON.stringify({ ok: healthy, findings }, null, 2)] : findings.map(textOf);
   process.stdout.write(`${lines.join('\n')}\n`);
   return healthy ? 0 : 1;
 }
 
-async function examine(wants: Wants, objectPath: string): Promise<Finding[]> {
+async function examine(wants: Wants, agent: AgentFacts, objectPath: string): Promise<Finding[]> {
   const { listeners, metrics } = wants;
   const host = openHost();
   try {
@@ -51,11 +57,12 @@ async function examine(wants: Wants, objectPath: string): Promise<Finding[]> {
     const ways = waysTo([...staticReceivers(listeners), ...cluster.endpoints], host, links);
     const ports = new Set(listeners.map(({ bind }) => bind.port));
     const { rules, from: rulesFrom } = readRules(ports);
-    const sockets = readSockets(metrics ? new Set([...ports, metrics.port]) : ports, isAgentRunning());
+    const sockets = readSockets(metrics ? new Set([...ports, metrics.port]) : ports, agent.agent !== undefined);
     const capabilities = readCapabilities();
     const features = featuresOf(nics);
     return [
-      ...machineFindings(readMachine(objectPath, listeners), wants),
+      ...machineFindings({ release: release(), bpffs: isBpffsMounted(), ...tryProgram(objectPath, listeners) }, wants),
+      ...agentFindings(agent),
       ...capabilityFindings({ effective: capabilities, firstFreePort: firstFreePort() }, wants),
       ...interfaceFindings({ links, features }, wants),
       ...bindFindings({ links, addresses }, wants),
@@ -70,16 +77,6 @@ async function examine(wants: Wants, objectPath: string): Promise<Finding[]> {
     ];
   } finally {
     host.close();
-  }
-}
-
-function readMachine(objectPath: string, listeners: readonly Listener[]) {
-  const facts = { release: release(), bpffs: isBpffsMounted(), agent: isAgentRunning() };
-  try {
-    loadObject(objectPath, listeners).close();
-    return facts;
-  } catch (error) {
-    return { ...facts, obstacle: (error as Error).message };
   }
 }
 

@@ -1,25 +1,17 @@
-/** The kernel, the BPF object, what a running agent means, and bpffs. */
+/** The kernel, the BPF object, whether it attaches, and bpffs. */
+import { lacks, predates, versionOf } from '../kernel/features.ts';
 import { type Finding, ok, warn } from './finding.ts';
+import type { KernelFacts } from './look/kernel.ts';
 import { type Wants, withoutKernelPath } from './wants.ts';
 
-export interface MachineFacts {
+export interface MachineFacts extends KernelFacts {
   /** As `uname -r` says. */
   readonly release: string;
-  /** Why the BPF object does not load; undefined if it does. */
-  readonly obstacle?: string;
   readonly bpffs: boolean;
-  /** An agent runs in this network namespace. */
-  readonly agent: boolean;
 }
 
-/** From this version on a note is superfluous, and what it says. */
-const NOTES: readonly (readonly [until: string, note: string])[] = [
-  ['5.11', 'before 5.11 maps count against RLIMIT_MEMLOCK: where the load fails, raise it (ulimit -l unlimited)'],
-  ['5.12', "before 5.12 a datagram is held against the MTU of the interface it leaves by, not against a route's own"],
-];
-
 export function machineFindings(facts: MachineFacts, wants: Wants): Finding[] {
-  return [kernel(facts, wants), object(facts, wants), agent(facts), bpffs(facts)];
+  return [kernel(facts, wants), object(facts, wants), ...attachment(facts, wants), bpffs(facts)];
 }
 
 function kernel({ release }: MachineFacts, wants: Wants): Finding {
@@ -28,37 +20,40 @@ function kernel({ release }: MachineFacts, wants: Wants): Finding {
   if (version === undefined) {
     return warn('kernel', `version "${release}" is not understood`, 'see to it that it is at least 5.10');
   }
-  if (version < versionOf('5.10')!) {
+  if (predates(release, 'bpf_redirect_neigh')) {
     if (level === 'ok') return ok('kernel', `${release}: the kernel path needs 5.10, but no listener asks for it`);
     const means = `${release} is older than 5.10, which the kernel path needs (bpf_redirect_neigh)`;
     return { level, what: 'kernel', means, mend: 'take a newer kernel, or set mode: userspace' };
   }
-  const notes = NOTES.filter(([until]) => version < versionOf(until)!).map(([, note]) => note);
-  const tcx = version < versionOf('6.6')! ? [] : ["others' programs may sit on tcx, which runs before every tc filter"];
-  return ok('kernel', [`${release} is at least 5.10`, ...notes, ...tcx].join('; '));
+  const tcx = predates(release, 'tcx') ? [] : ["others' programs may sit on tcx, which runs before every tc filter"];
+  return ok('kernel', [`${release} is at least 5.10`, ...lacks(release), ...tcx].join('; '));
 }
 
-/** 5.10 as 5010, so that 5.4 is less. */
-function versionOf(release: string): number | undefined {
-  const [, major, minor] = /^(\d+)\.(\d+)/.exec(release) ?? [];
-  return major === undefined ? undefined : Number(major) * 1000 + Number(minor);
-}
-
-function object({ obstacle }: MachineFacts, wants: Wants): Finding {
+function object({ obstacle, remark }: MachineFacts, wants: Wants): Finding {
   const what = 'BPF object';
-  if (obstacle === undefined) return ok(what, 'the kernel takes the program and its maps');
+  if (obstacle !== undefined) return refused(what, `does not load here (${obstacle})`, obstacle, wants);
+  if (remark !== undefined) return warn(what, remark, 'see RLIMIT_MEMLOCK in docs/TROUBLESHOOTING.md');
+  return ok(what, 'the kernel takes the program and its maps');
+}
+
+/** A load that succeeds says nothing of the qdisc and the filter, which are modules of their own. */
+function attachment({ obstacle, attaches }: MachineFacts, wants: Wants): Finding[] {
+  const what = 'attachment';
+  if (obstacle !== undefined) return [];
+  if (attaches === true) return [ok(what, 'the program attaches (tried on lo of a network namespace of its own)')];
+  if (attaches !== undefined) return [refused(what, `is impossible here (${attaches})`, attaches, wants)];
+  const why = 'a network namespace to try it in wants the capability SYS_ADMIN';
+  return [ok(what, `was not tried: ${why}, which the agent does without`)];
+}
+
+function refused(what: string, aside: string, means: string, wants: Wants): Finding {
   const level = withoutKernelPath(wants);
-  if (level === 'ok') return ok(what, `does not load here (${obstacle}), but no listener asks for the kernel path`);
+  if (level === 'ok') return ok(what, `${aside}, but no listener asks for the kernel path`);
   const mend =
     level === 'warn'
       ? 'until then listeners of mode auto fall back to userspace'
       : 'or set mode: userspace, which needs none of it';
-  return { level, what, means: obstacle, mend };
-}
-
-function agent({ agent }: MachineFacts): Finding {
-  if (!agent) return ok('agent', 'none runs in this network namespace, so one can start');
-  return ok('agent', 'one runs in this network namespace; a second one would be turned away with exit code 1');
+  return { level, what, means, mend };
 }
 
 function bpffs({ bpffs }: MachineFacts): Finding {

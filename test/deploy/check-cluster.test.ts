@@ -23,6 +23,9 @@ listeners:
       port: 5514
 `;
 
+const EDITED =
+  '"/etc/udp-fanout/config.yaml" was edited and is not followed: restart the agent (kubectl -n udp-fanout rollout restart daemonset/udp-fanout)';
+
 /** A k3s cluster with MetalLB on which all is well. */
 const GOOD: Answers = {
   'get --raw /version': '{\n  "major": "1",\n  "gitVersion": "v1.29.5+k3s1"\n}',
@@ -236,6 +239,23 @@ describe('check-cluster.sh', () => {
       'a pod that is not Ready',
       { 'get daemonset udp-fanout': '2 1', 'app.kubernetes.io/name=udp-fanout': 'a|vm1|True\nb|vm2|False' },
       /^fail {2}DaemonSet: 1 of 2 pods are Ready.*\nfail {2}pod b: on vm2 is not Ready/m,
+    ],
+    [
+      'a config that was edited and is not followed',
+      { 'jsonpath={.items[*].metadata.name}': 'a', 'pods/a/proxy/readyz': `ok\nconfig: ${EDITED}` },
+      /^fail {2}pod a: config: "\/etc\/udp-fanout\/config\.yaml" was edited and is not followed: restart the agent/m,
+    ],
+    [
+      'another remark of an agent that is ready',
+      { 'jsonpath={.items[*].metadata.name}': 'a b', 'pods/b/proxy/readyz': 'ok\nhealth(syslog): all probes fail' },
+      /^warn {2}pod b: health\(syslog\): all probes fail; kubectl -n udp-fanout logs b/m,
+      0,
+    ],
+    [
+      'agents that are ready and say no more',
+      { 'jsonpath={.items[*].metadata.name}': 'a b', 'proxy/readyz': 'ok' },
+      /^ok {4}DaemonSet: 2 of 2 pods are Ready\nok {4}next: /m,
+      0,
     ],
   ];
   for (const [name, change, line, code = 1] of rows) {

@@ -48,10 +48,14 @@ function built(options: Parameters<typeof t1>[0] = {}) {
   return topology;
 }
 
-/** Runs doctor on a node with a config. */
-function doctor({ namespace }: Pick<Host, 'namespace'>, what: object, { under = [], env = {} }: Options = {}): Report {
-  const file = join(mkdtempSync(join(namespace.directory, 'doctor-')), 'config.yaml');
-  writeFileSync(file, JSON.stringify(what));
+/** Runs doctor on a node with a config, or the path of one. */
+function doctor(
+  { namespace }: Pick<Host, 'namespace'>,
+  what: object | string,
+  { under = [], env = {} }: Options = {},
+): Report {
+  const file = typeof what === 'string' ? what : join(mkdtempSync(join(namespace.directory, 'doctor-')), 'config.yaml');
+  if (typeof what === 'object') writeFileSync(file, JSON.stringify(what));
   const args = [...under, process.execPath, PROGRAM, 'doctor', '--config', file, '--json'];
   const { KUBECONFIG: _, ...inherited } = process.env;
   const enter = [`--net=${namespace.path}`, '--', ...args];
@@ -78,6 +82,7 @@ describe.skipIf(obstacle)(titled('doctor', obstacle), () => {
     expect(complaints).toEqual([]);
     expect({ code, ok }).toEqual({ code: 0, ok: true });
     expect(findings.map(({ what }) => what)).toEqual(expect.arrayContaining(['kernel', 'BPF object', 'hook eth0']));
+    expect(findings.find(({ what }) => what === 'attachment')?.means).toMatch(/^the program attaches \(tried on lo of/);
     expect(node.namespace.run('tc', ['qdisc', 'show', 'dev', 'eth0'])).not.toContain('clsact');
   });
 
@@ -215,9 +220,48 @@ describe.skipIf(obstacle)(titled('doctor', obstacle), () => {
     );
   });
 
-  test('the manifest’s capabilities without SYS_ADMIN: no complaint', () => {
+  test('the manifest’s capabilities without SYS_ADMIN: no complaint, but the attachment is not tried', () => {
     const { node, pods } = built();
-    expect(doctor(node, toPods(pods), { under: bounded(ALL) }).complaints).toEqual([]);
+    const { complaints, findings } = doctor(node, toPods(pods), { under: bounded(ALL) });
+    expect(complaints).toEqual([]);
+    expect(findings.find(({ what }) => what === 'attachment')?.means).toMatch(/^was not tried: .*SYS_ADMIN/);
+  });
+
+  test('a config that was edited and is not followed, on /readyz and in the log, too', async () => {
+    const { node, pods } = built();
+    const agent = startAgent(node, toPods(pods));
+    cleanUps.push(() => agent.stop());
+    await agent.waitFor(/attached TC eBPF program/);
+    const ask = () => doctor(node, agent.configFile);
+    const before = ask();
+    expect(before).toMatchObject({ code: 0, complaints: [] });
+    expect(before.findings).toContainEqual({
+      level: 'ok',
+      what: 'config',
+      means: `the running agent follows "${agent.configFile}"`,
+    });
+    expect((await agent.get('/readyz')).body).toBe('ok\n');
+
+    writeFileSync(agent.configFile, JSON.stringify(toPods(pods, { bind: '0.0.0.0:9002' })));
+    const edited = `"${agent.configFile}" was edited and is not followed: restart the agent`;
+    expect(ask()).toMatchObject({
+      code: 1,
+      complaints: [expect.stringContaining(`fail config: the running agent's ${edited}`)],
+    });
+    expect(await agent.get('/readyz')).toMatchObject({
+      status: 200,
+      body: expect.stringMatching(new RegExp(`^ok\nconfig: ${edited}.*\n$`)),
+    });
+    expect(agent.lines.filter((line) => / WARN config /.test(line))).toEqual([expect.stringContaining(edited)]);
+
+    // Held against a draft elsewhere the agent is not at fault.
+    expect(doctor(node, toPods(pods, { bind: '0.0.0.0:9003' })).code).toBe(1);
+    writeFileSync(agent.configFile, JSON.stringify(toPods(pods)));
+    expect(doctor(node, toPods(pods, { bind: '0.0.0.0:9003' }))).toMatchObject({
+      code: 0,
+      complaints: [expect.stringMatching(/^warn config: the running agent follows ".*", which says something else/)],
+    });
+    expect(ask()).toMatchObject({ code: 0, complaints: [] });
   });
 
   test('NET_RAW where ICMP asks for it', () => {

@@ -1,6 +1,7 @@
 /** Doctor's findings as tables: facts in, level and words out. */
 import { describe, expect, test } from 'vitest';
 import type { SocketAddress } from '../../agent/address.ts';
+import { agentFindings } from '../../agent/doctor/agent.ts';
 import { bindFindings } from '../../agent/doctor/binds.ts';
 import { capabilityFindings } from '../../agent/doctor/capabilities.ts';
 import { type ClaimFacts, claimFindings } from '../../agent/doctor/claims.ts';
@@ -14,6 +15,7 @@ import { type MachineFacts, machineFindings } from '../../agent/doctor/machine.t
 import { routeFindings, type Way } from '../../agent/doctor/routes.ts';
 import { sysctlFindings } from '../../agent/doctor/sysctls.ts';
 import { NO_CONFIG, type Wants } from '../../agent/doctor/wants.ts';
+import type { Identity } from '../../agent/lock.ts';
 import type { Mode } from '../../agent/model.ts';
 import type { Filter } from '../../agent/netlink/filter.ts';
 import { aLink, aListener } from '../fake/words.ts';
@@ -56,11 +58,16 @@ describe('a finding', () => {
 });
 
 describe('the machine', () => {
-  const facts: MachineFacts = { release: '6.12.43', bpffs: false, agent: false };
+  const facts: MachineFacts = { release: '6.12.43', bpffs: false, attaches: true };
   const at = (release: string, kernelPath: Wants['kernelPath'] = 'must') =>
     machineFindings({ ...facts, release }, wants({ kernelPath }));
   const without = (kernelPath: Wants['kernelPath']) =>
     machineFindings({ ...facts, obstacle: 'failed to load BPF object' }, wants({ kernelPath }));
+  const NO_CLSACT = 'failed to attach TC program: clsact on lo: ENOENT';
+  const attaching = (attaches: true | string | undefined, kernelPath: Wants['kernelPath'] = 'must') => {
+    const { attaches: _, ...rest } = facts;
+    return machineFindings({ ...rest, ...(attaches !== undefined && { attaches }) }, wants({ kernelPath }));
+  };
   check([
     ['6.12', () => at('6.12.43+deb13-amd64'), 'ok', 'kernel:', 'at least 5.10', 'tcx'],
     ['5.14 of RHEL 9', () => at('5.14.0-284.67.1.el9_2.x86_64'), 'ok', 'at least 5.10'],
@@ -73,7 +80,41 @@ describe('the machine', () => {
     ['the same with mode auto', () => without('may'), 'warn', 'fall back to userspace'],
     ['the same in userspace', () => without('no'), 'ok', 'does not load here'],
     ['bpffs is not needed', () => machineFindings(facts, wants()), 'ok', 'bpffs: is not mounted; it is not needed'],
-    ['an agent that runs', () => machineFindings({ ...facts, agent: true }, wants()), 'ok', 'a second one'],
+    [
+      'smaller maps',
+      () => machineFindings({ ...facts, remark: 'RLIMIT_MEMLOCK lets only smaller maps be made' }, wants()),
+      'warn',
+      'BPF object: RLIMIT_MEMLOCK lets only smaller maps',
+    ],
+    ['a program that attaches', () => attaching(true), 'ok', 'attachment: the program attaches'],
+    ['one that does not', () => attaching(NO_CLSACT), 'fail', `attachment: ${NO_CLSACT}; or set mode: userspace`],
+    ['one that does not, mode auto', () => attaching(NO_CLSACT, 'may'), 'warn', NO_CLSACT, 'fall back to userspace'],
+    ['one that does not, in userspace', () => attaching(NO_CLSACT, 'no'), 'ok', 'attachment: is impossible here'],
+    ['one that could not be tried', () => attaching(undefined), 'ok', 'attachment: was not tried', 'SYS_ADMIN'],
+  ]);
+});
+
+describe('the running agent', () => {
+  const CONFIG = '/etc/udp-fanout/config.yaml';
+  const agent: Identity = { pid: 7, version: '1.2.3', config: CONFIG, digest: 'aa' };
+  const found = (change: Partial<Identity> = {}, given?: { path: string; digest: string }) =>
+    agentFindings({ agent: { ...agent, ...change }, ...(given && { config: given }) });
+  const edited = `"${CONFIG}" was edited and is not followed: restart the agent`;
+  check([
+    ['none', () => agentFindings({ agent: undefined }), 'ok', 'agent: none runs', 'one can start'],
+    ['one', () => found(), 'ok', 'process 7, version 1.2.3', 'a second one would be turned away'],
+    ['one that says nothing', () => agentFindings({ agent: 'silent' }), 'warn', 'does not say by which config'],
+    ['by this config', () => found({}, { path: CONFIG, digest: 'aa' }), 'ok', `config: the running agent follows`],
+    [
+      'by what this file was',
+      () => found({}, { path: CONFIG, digest: 'bb' }),
+      'fail',
+      'is not what',
+      'rollout restart',
+    ],
+    ['by another file', () => found({}, { path: '/tmp/new.yaml', digest: 'bb' }), 'warn', 'than "/tmp/new.yaml"'],
+    ['by a copy', () => found({}, { path: '/tmp/copy.yaml', digest: 'aa' }), 'ok', `follows "${CONFIG}"`],
+    ['by what it says was edited', () => found({ deviation: edited }), 'fail', 'was edited and is not followed'],
   ]);
 });
 
@@ -354,6 +395,6 @@ describe('what others write', () => {
   });
 
   test('a machine with all in order has no complaint', () => {
-    expect(complaints(machineFindings({ release: '6.12.0', bpffs: true, agent: true }, wants()))).toEqual([]);
+    expect(complaints(machineFindings({ release: '6.12.0', bpffs: true, attaches: true }, wants()))).toEqual([]);
   });
 });

@@ -24,11 +24,6 @@ export function readSysctl(path: string): string | undefined {
   return read(`/proc/sys/${path}`)?.trim();
 }
 
-/** The abstract socket by which an agent claims the network namespace (agent/lock.ts). */
-export function isAgentRunning(): boolean {
-  return /@udp-fanout$/m.test(read('/proc/net/unix') ?? '');
-}
-
 export function isBpffsMounted(): boolean {
   return / \/sys\/fs\/bpf bpf /.test(read('/proc/self/mounts') ?? '');
 }
