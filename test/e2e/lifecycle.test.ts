@@ -254,6 +254,7 @@ describe.skipIf(obstacle)(titled('a machine that does not fit', obstacle), () =>
     const agent = startAgent(node, config(listener({ ...base, downstream: pods })), { under });
     cleanUps.push(() => agent.stop());
     await agent.waitFor(ATTACHED);
+    expect(filters(node)).toContain('name udp_fanout');
   });
 
   const noOverlay = lacking('vxlan');
