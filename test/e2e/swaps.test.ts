@@ -28,6 +28,8 @@ import { union } from '../lab/union.ts';
 const OBJECT = process.env.UDP_FANOUT_OBJECT ?? join(import.meta.dirname, '../../dist/udp_fanout.bpf.o');
 const SETTINGS = { maxPacketSize: 9000, batchSize: 64, workers: 2, recvBufSize: 64 << 20, maxSources: 16 };
 
+const STARVED = /^a worker of listener "listener-0" did not take the new downstreams in time$/;
+const TRIES = 20;
 /** A few seconds on a machine that does nothing else, a minute on one that does. */
 const LONG = { timeout: patient(120_000) };
 
@@ -77,14 +79,27 @@ function swapper(node: Host, open: (log: ReturnType<typeof aLog>) => Opened) {
   cleanUps.push(() => inside(() => datapath.close()));
   const addresses = [{ family: 4, ip: '10.0.0.1' }] as const;
   const apply = (ips: readonly string[]) => {
-    const endpoints = ips.map((ip) => anEndpoint(ip, 9000));
-    const tables = [buildTable(4, endpoints)];
+    const tables = [
+      buildTable(
+        4,
+        ips.map((ip) => anEndpoint(ip, 9000)),
+      ),
+    ];
     return inside(() => {
       const problems = datapath.apply({ addresses, listeners: [{ listener, interfaces, tables }] });
-      return { at: realTime(), problems };
+      return { at: realTime(), problems: problems.map(({ message }) => message) };
     });
   };
-  return { log, apply, counters: () => datapath.counters()[0]! };
+  /** When the swap had returned. A worker whose turn does not come in 0.5 s is a problem by name: then once more. */
+  const swap = (ips: readonly string[]): number => {
+    for (let tries = 0; ; tries++) {
+      const { at, problems } = apply(ips);
+      if (problems.length === 0) return at;
+      expect(problems.filter((message) => !STARVED.test(message))).toEqual([]);
+      expect(tries).toBeLessThan(TRIES);
+    }
+  };
+  return { log, swap, counters: () => datapath.counters()[0]! };
 }
 
 /** The times at which a receiver's datagrams were handed over, in ascending order. */
@@ -103,8 +118,8 @@ describe.skipIf(obstacle)(titled('swaps under load', obstacle), () => {
     const topology = t1();
     cleanUps.push(() => topology.close());
     const { client, node, pods } = topology;
-    const { log, apply, counters } = swapper(node, open);
-    expect(apply(pods.map(({ ip }) => ip)).problems).toEqual([]);
+    const { log, swap, counters } = swapper(node, open);
+    swap(pods.map(({ ip }) => ip));
     const at = await receive(pods, { times: true });
     cleanUps.push(() => at.close());
     const sending = await startSending(client, { to: '10.0.0.1:9000', from: '10.0.0.9:40000', rate: 100_000 });
@@ -112,10 +127,9 @@ describe.skipIf(obstacle)(titled('swaps under load', obstacle), () => {
     await until('each pod has had a datagram', sees);
 
     const absences: Absence[] = [];
-    for (let swap = 0; swap < swaps; swap++) {
-      const pod = swap % pods.length;
-      const { at: from, problems } = apply(pods.filter((_, index) => index !== pod).map(({ ip }) => ip));
-      expect(problems).toEqual([]);
+    for (let count = 0; count < swaps; count++) {
+      const pod = count % pods.length;
+      const from = swap(pods.filter((_, index) => index !== pod).map(({ ip }) => ip));
       const { forwarded } = counters();
       await until('a datagram by the new table', () => counters().forwarded > forwarded, { every: 1 });
       // The counters are read between two batches; a swap has to come in the middle of one.
