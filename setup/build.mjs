@@ -10,14 +10,18 @@ const DIST = join(ROOT, 'dist');
 /** Kernel headers that differ by architecture; clang's bpf target does not look there by itself. */
 const MULTIARCH = { x64: 'x86_64-linux-gnu', arm64: 'aarch64-linux-gnu' }[process.arch];
 
-/** Compiles udp_fanout.bpf.c of the folder into `object`. */
-export function buildBpf(object, folder = join(ROOT, 'bpf')) {
+/** What clang is told, in the folder of the sources. */
+export function bpfFlags(object) {
   const headers = `/usr/include/${MULTIARCH}`;
   const flags = ['-O2', '-g', '-target', 'bpf', '-mcpu=v3', '-Wall', '-Wextra', '-Werror'];
   if (existsSync(headers)) flags.push(`-I${headers}`);
   // A path in the debug information would make two builds of one source differ.
-  flags.push('-fdebug-prefix-map=.=udp-fanout', '-c', 'udp_fanout.bpf.c', '-o', object);
-  execFileSync('clang', flags, { cwd: folder, stdio: ['ignore', 'inherit', 'inherit'] });
+  return [...flags, '-fdebug-prefix-map=.=udp-fanout', '-c', 'udp_fanout.bpf.c', '-o', object];
+}
+
+/** Compiles udp_fanout.bpf.c of the folder into `object`. */
+export function buildBpf(object, folder = join(ROOT, 'bpf')) {
+  execFileSync('clang', bpfFlags(object), { cwd: folder, stdio: ['ignore', 'inherit', 'inherit'] });
   // DWARF only; the BTF, which makes map dumps readable, stays.
   execFileSync('llvm-strip', ['-g', object]);
   nameCompiler(object);

@@ -103,7 +103,7 @@ async function followsAgain({ service, agent, ips }: Scene): Promise<void> {
 async function underDatagrams(scene: Scene, what: (scene: Scene) => Promise<void>): Promise<void> {
   const { lab } = scene;
   const receivers: Receivers = await receive(lab.pods);
-  const sending: Sending = startSending(lab.client, { to: `${lab.node.ip}:${PORT}`, rate: RATE });
+  const sending: Sending = await startSending(lab.client, { to: `${lab.node.ip}:${PORT}`, rate: RATE });
   try {
     await underWay(receivers);
     await what(scene);

@@ -1,7 +1,7 @@
 /** kube-apiserver out of Debian's source, by the compiler and without the make files, which want far more. */
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { run } from '../image/commands.ts';
+import { run } from '../programs.ts';
 
 export interface Build {
   /** A folder that goes afterwards. */

@@ -14,8 +14,8 @@ import { Client } from '../conversation/client.ts';
 import type { Json } from '../conversation/format.ts';
 import { writeKubeconfig } from '../fake/api/kubeconfig.ts';
 import { issueCertificate } from '../fake/api/tls.ts';
-import { run } from '../image/commands.ts';
 import type { Namespace } from '../lab/namespace.ts';
+import { run } from '../programs.ts';
 import type { Programs } from './programs.ts';
 
 const ETCD = '127.0.0.1:2379';

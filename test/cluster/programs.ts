@@ -5,7 +5,7 @@
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { AptRoot, aptObstacle } from '../apt/root.ts';
-import { ROOT } from '../image/commands.ts';
+import { ROOT } from '../programs.ts';
 import { buildApiServer } from './build.ts';
 
 /** The last release whose source has the server; later ones were cut down to the client. */

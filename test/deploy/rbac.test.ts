@@ -62,6 +62,7 @@ describe.skipIf(!isThere('kubectl'))(`rights${without('kubectl')}`, () => {
         namespace: metadata!.namespace,
         service: metadata!.name,
         port: port!.targetPort,
+        unready: 'last_resort',
       });
     }
   });

@@ -5,7 +5,7 @@
 import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { ROOT, run } from './commands.ts';
+import { ROOT, run } from '../programs.ts';
 
 const IMAGE = 'localhost/udp-fanout:test';
 /** Where the base has the certificate authorities of this machine, if it has some of its own. */

@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict';
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { ROOT, run } from '../programs.ts';
 import type { ImageConfig } from './builder.ts';
-import { ROOT, run } from './commands.ts';
 import type { Check } from './run.ts';
 
 const LARGEST = 320e6;

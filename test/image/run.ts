@@ -2,26 +2,20 @@
  * `npm run test:image`: builds the image for real and runs the agent out of it. As root, on Debian or Ubuntu; what builds
  * images is fetched by apt where it is missing.
  */
+
+import { install } from '../programs.ts';
 import { Builder } from './builder.ts';
-import { has, run } from './commands.ts';
 import { contents, sizeOf } from './contents.ts';
 import { alone, type Deployed, inPod } from './deployed.ts';
 
 /** What is to be so, and what throws where it is not. */
 export type Check = readonly [what: string, check: () => unknown];
 
-const NEEDED = ['mmdebstrap', 'buildah'];
+const NEEDED = { mmdebstrap: 'mmdebstrap', buildah: 'buildah' };
 
 function obstacle(): string | undefined {
   if (process.getuid?.() !== 0) return 'it needs root, for namespaces and file systems of other owners';
-  const missing = NEEDED.filter((tool) => !has(tool));
-  if (missing.length === 0) return undefined;
-  if (!has('apt-get')) return `${missing.join(' and ')} missing, and there is no apt-get to fetch them`;
-  run('apt-get', ['update', '-qq']);
-  run('apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...missing], {
-    env: { DEBIAN_FRONTEND: 'noninteractive' },
-  });
-  return undefined;
+  return install(NEEDED);
 }
 
 function timed<T>(what: string, work: () => T): T {

@@ -10,12 +10,16 @@ interface Need {
   readonly met: () => boolean;
 }
 
+const OVER_VETH = 'ip link add under type veth && ip link add link under name over type vlan id 7';
+
 const NEEDS = {
   live_frames: since('5.18', 'BPF_PROG_TEST_RUN that sends XDP frames'),
   gro_forwarding: since('5.12', 'the NIC feature rx-udp-gro-forwarding'),
   tcx: since('6.6', 'tcx'),
   clang: command('clang', ['--version'], 'clang, which compiles the BPF program of this test'),
   vxlan: linkType('vxlan id 1 dstport 4789'),
+  // Over a veth, since the loopback interface takes none.
+  vlan: command('unshare', ['--net', 'sh', '-c', OVER_VETH], 'the module 8021q'),
   geneve: linkType('geneve id 1 remote 192.0.2.1'),
   nftables: command('unshare', ['--net', 'nft', 'add', 'table', 'inet', 'probe'], 'nft and the module nf_tables'),
 } satisfies Record<string, Need>;
