@@ -268,18 +268,50 @@ check_listeners() {
   done < <(listeners <<<"$text")
 }
 
-# What an agent that is ready says all the same. Pods cannot be asked without the right to get pods/proxy: then nothing.
+# Pods that do not answer before the others are left alone: what keeps one from it keeps most.
+patience=3
+
+# What an agent that is ready says all the same. What cannot be asked is said, since an edited config shows nowhere else.
 check_remarks() {
-  local pod remark
-  for pod in $(k -n "$namespace" get pods -l app.kubernetes.io/name=udp-fanout -o 'jsonpath={.items[*].metadata.name}'); do
-    while IFS= read -r remark; do
-      case $remark in
-        ok) ;;
-        config:*) fail "pod $pod" "$remark" "until then it forwards by its old config" ;;
-        ?*) warn "pod $pod" "$remark" "kubectl -n $namespace logs $pod" ;;
-      esac
-    done < <(k get --raw "/api/v1/namespaces/$namespace/pods/$pod/proxy/readyz")
+  local pods pod answer silent=0 asked=0
+  local doctor='udp-fanout doctor --config /etc/udp-fanout/config.yaml'
+  pods=$(k -n "$namespace" get pods -l app.kubernetes.io/name=udp-fanout -o 'jsonpath={.items[*].metadata.name}')
+  read -ra pods <<<"$pods"
+  if ((${#pods[@]} == 0)); then
+    warn pods 'cannot be listed, and so not be asked whether they follow their config' "ask for the right to list pods in $namespace, or run doctor in each"
+    return
+  fi
+  case $(k -n "$namespace" auth can-i get pods --subresource=proxy) in
+    no | 'no '*)
+      warn pods 'cannot be asked whether they follow their config' "ask for the right to get pods/proxy in $namespace, or run doctor in each: kubectl -n $namespace exec ${pods[0]} -- $doctor"
+      return
+      ;;
+  esac
+  for pod in "${pods[@]}"; do
+    ((asked += 1))
+    # The last timeout that is given counts.
+    if answer=$(k get --raw "/api/v1/namespaces/$namespace/pods/$pod/proxy/readyz" --request-timeout=5s); then
+      say_remarks "$pod" "$answer"
+      continue
+    fi
+    warn "pod $pod" 'cannot be asked whether it follows its config: /readyz does not answer by way of the API server' "is metrics.bind within its reach? Or run doctor in it: kubectl -n $namespace exec $pod -- $doctor"
+    ((silent += 1))
+    if ((silent == patience && asked < ${#pods[@]})); then
+      warn pods "$((${#pods[@]} - asked)) of ${#pods[@]} were not asked, since $patience did not answer" 'mend those first, or run doctor in each'
+      return
+    fi
   done
+}
+
+say_remarks() {
+  local pod=$1 remark
+  while IFS= read -r remark; do
+    case $remark in
+      ok) ;;
+      config:*) fail "pod $pod" "$remark" "until then it forwards by its old config" ;;
+      ?*) warn "pod $pod" "$remark" "kubectl -n $namespace logs $pod" ;;
+    esac
+  done <<<"$2"
 }
 
 check_agent() {

@@ -39,6 +39,8 @@ const GOOD: Answers = {
   'kubernetes.io/service-name=vector-aggregators': '5514 10.42.0.5=true 10.42.1.6=true 10.42.1.7=false \n',
   'get namespace udp-fanout': 'udp-fanout privileged',
   'get daemonset udp-fanout': '2 2',
+  'jsonpath={.items[*].metadata.name}': 'a b',
+  'proxy/readyz': 'ok',
 };
 
 let bin = '';
@@ -242,19 +244,49 @@ describe('check-cluster.sh', () => {
     ],
     [
       'a config that was edited and is not followed',
-      { 'jsonpath={.items[*].metadata.name}': 'a', 'pods/a/proxy/readyz': `ok\nconfig: ${EDITED}` },
+      { 'pods/a/proxy/readyz': `ok\nconfig: ${EDITED}` },
       /^fail {2}pod a: config: "\/etc\/udp-fanout\/config\.yaml" was edited and is not followed: restart the agent/m,
     ],
     [
       'another remark of an agent that is ready',
-      { 'jsonpath={.items[*].metadata.name}': 'a b', 'pods/b/proxy/readyz': 'ok\nhealth(syslog): all probes fail' },
+      { 'pods/b/proxy/readyz': 'ok\nhealth(syslog): all probes fail' },
       /^warn {2}pod b: health\(syslog\): all probes fail; kubectl -n udp-fanout logs b/m,
       0,
     ],
+    ['agents that are ready and say no more', {}, /^ok {4}DaemonSet: 2 of 2 pods are Ready\nok {4}next: /m, 0],
     [
-      'agents that are ready and say no more',
-      { 'jsonpath={.items[*].metadata.name}': 'a b', 'proxy/readyz': 'ok' },
-      /^ok {4}DaemonSet: 2 of 2 pods are Ready\nok {4}next: /m,
+      'no right to list pods',
+      { 'jsonpath={.items[*].metadata.name}': null },
+      /^warn {2}pods: cannot be listed, and so not be asked whether they follow their config; .*right to list pods.*\nok {4}next: /m,
+      0,
+    ],
+    [
+      'no right to ask pods is said once',
+      { 'auth can-i get pods --subresource=proxy': 'no', 'proxy/readyz': null },
+      /Ready\nwarn {2}pods: cannot be asked whether they follow their config; ask for the right to get pods\/proxy in udp-fanout, or run doctor in each: .*\nok {4}next: /m,
+      0,
+    ],
+    [
+      'no right to ask pods, with a reason',
+      { 'auth can-i get pods --subresource=proxy': 'no - no RBAC policy matched', 'proxy/readyz': null },
+      /Ready\nwarn {2}pods: cannot be asked .*\nok {4}next: /m,
+      0,
+    ],
+    [
+      'a pod that does not answer, and the next one does',
+      { 'pods/a/proxy/readyz': null, 'pods/b/proxy/readyz': `ok\nconfig: ${EDITED}` },
+      /^warn {2}pod a: cannot be asked whether it follows its config: .*exec a -- udp-fanout doctor --config.*\nfail {2}pod b: config: /m,
+    ],
+    [
+      'pods of which none answers are not all waited for',
+      { 'jsonpath={.items[*].metadata.name}': 'a b c d e', 'proxy/readyz': null },
+      /^(warn {2}pod [abc]: cannot be asked .*\n){3}warn {2}pods: 2 of 5 were not asked, since 3 did not answer; .*\nok {4}next: /m,
+      0,
+    ],
+    [
+      'a pod is waited for no longer than a few seconds',
+      { 'proxy/readyz': null, '/pods/a/proxy/readyz --request-timeout=5s': 'ok\nhealth(syslog): waited' },
+      /^warn {2}pod a: health\(syslog\): waited; .*\nwarn {2}pod b: cannot be asked/m,
       0,
     ],
   ];
