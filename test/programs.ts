@@ -6,7 +6,7 @@ import { join } from 'node:path';
 export const ROOT = join(import.meta.dirname, '..');
 
 /** What may be kept from one run to the next: packages, file systems, whatever took long to build. */
-export const CACHE = process.env.UDP_FANOUT_CACHE ?? join(ROOT, '.cache');
+export const CACHE = process.env.UDP_FANOUT_CACHE || join(ROOT, '.cache');
 
 export interface Options {
   readonly env?: Readonly<Record<string, string>>;

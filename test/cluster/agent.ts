@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { K8S } from '../deploy/tools.ts';
 import { type Agent, startAgent } from '../lab/agent.ts';
+import { until } from '../lab/patience.ts';
 import type { T1 } from '../lab/t1.ts';
 import { type Receivers, receive, type Sending, startSending } from '../lab/traffic.ts';
 import { union } from '../lab/union.ts';
@@ -120,10 +121,8 @@ async function underDatagrams(scene: Scene, what: (scene: Scene) => Promise<void
 
 /** Until so many have come that all parts of the way are known to work. */
 async function underWay(receivers: Receivers): Promise<void> {
-  for (const deadline = performance.now() + BACK_MS; performance.now() < deadline; await sleep(100)) {
-    if ((await receivers.peek()).count >= UNDER_WAY) return;
-  }
-  throw new Error(`not ${UNDER_WAY} datagrams in ${BACK_MS} ms`);
+  const came = async () => (await receivers.peek()).count >= UNDER_WAY;
+  await until(`${UNDER_WAY} datagrams`, came, { limit: BACK_MS, every: 100 });
 }
 
 async function active(agent: Agent): Promise<number | undefined> {
@@ -132,14 +131,14 @@ async function active(agent: Agent): Promise<number | undefined> {
 
 /** Until the agent has so many downstreams; throws with its log where it has not in time. */
 async function counts(agent: Agent, wanted: number, withinMs: number): Promise<void> {
-  const deadline = performance.now() + withinMs;
   let found: number | undefined;
-  while (performance.now() < deadline) {
+  const has = async () => {
     found = await active(agent).catch(() => undefined);
-    if (found === wanted) return;
-    await sleep(100);
-  }
-  throw new Error(`${found} downstreams after ${withinMs} ms, want ${wanted}; its log:\n${agent.lines.join('\n')}`);
+    return found === wanted;
+  };
+  await until(`${wanted} downstreams`, has, { limit: withinMs, every: 100 }).catch((error: Error) => {
+    throw new Error(`${error.message}, found ${found}; its log:\n${agent.lines.join('\n')}`);
+  });
 }
 
 async function stays(agent: Agent, wanted: number, forMs: number): Promise<void> {

@@ -15,6 +15,7 @@ import type { Json } from '../conversation/format.ts';
 import { writeKubeconfig } from '../fake/api/kubeconfig.ts';
 import { issueCertificate } from '../fake/api/tls.ts';
 import type { Namespace } from '../lab/namespace.ts';
+import { until } from '../lab/patience.ts';
 import { run } from '../programs.ts';
 import type { Programs } from './programs.ts';
 
@@ -225,13 +226,14 @@ export class ControlPlane {
   }
 
   async #until(what: string, holds: () => Promise<boolean>): Promise<void> {
-    const deadline = performance.now() + PATIENCE_MS;
-    while (performance.now() < deadline && this.#api!.exitCode === null) {
-      if (await holds().catch(() => false)) return;
-      await sleep(200);
-    }
-    const last = readFileSync(this.#file('kube-apiserver.log'), 'utf8').split('\n').slice(-15).join('\n');
-    throw new Error(`not in ${PATIENCE_MS / 1000} s: ${what}; its log ends with\n${last}`);
+    const now = () => {
+      if (this.#api!.exitCode !== null) throw new Error(`${what}: it ended with exit code ${this.#api!.exitCode}`);
+      return holds().catch(() => false);
+    };
+    await until(what, now, { limit: PATIENCE_MS, every: 200 }).catch((error: Error) => {
+      const last = readFileSync(this.#file('kube-apiserver.log'), 'utf8').split('\n').slice(-15).join('\n');
+      throw new Error(`${error.message}; its log ends with\n${last}`);
+    });
   }
 
   #file(name: string): string {

@@ -5,7 +5,7 @@
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { AptRoot, aptObstacle } from '../apt/root.ts';
-import { ROOT } from '../programs.ts';
+import { CACHE } from '../programs.ts';
 import { buildApiServer } from './build.ts';
 
 /** The last release whose source has the server; later ones were cut down to the client. */
@@ -66,7 +66,7 @@ function fetched(folder: string, say: (line: string) => void): Programs['version
 }
 
 function cacheFolder(): string {
-  return join(process.env.UDP_FANOUT_CACHE || join(ROOT, '.cache'), `cluster-${process.arch}`);
+  return join(CACHE, `cluster-${process.arch}`);
 }
 
 function stampFile(): string {

@@ -6,6 +6,7 @@ import { openSliceApi, type SliceApi } from '../../agent/discovery/api.ts';
 import { openKubernetesSource } from '../../agent/discovery/kubernetes.ts';
 import type { LiveSource } from '../../agent/discovery/source.ts';
 import { aListener, aLog } from '../fake/words.ts';
+import { until } from '../lab/patience.ts';
 import type { ControlPlane } from './control-plane.ts';
 import type { Report } from './report.ts';
 import { PORT, Service } from './services.ts';
@@ -16,7 +17,7 @@ const FASTER = 30;
 const HOUR_MS = 3_600_000;
 /** Discovery takes an end that comes sooner for a server that goes away. */
 const SHORT_WATCH_SECONDS = 6;
-const PATIENCE_MS = 60_000;
+const PATIENCE = { limit: 60_000, every: 50 };
 
 export async function checkWatches(plane: ControlPlane, report: Report): Promise<void> {
   plane.kubectl('create', 'namespace', NAMESPACE);
@@ -80,8 +81,12 @@ async function compacted(plane: ControlPlane, service: Service): Promise<void> {
     // Others change, so that the version that we stand at is one of the past.
     for (const name of ['a', 'b', 'c']) plane.kubectl('-n', NAMESPACE, 'create', 'configmap', `other-${name}`);
     await plane.compact();
-    await until(`an answer 410 of ${JSON.stringify(source.status())}`, () => source.status()[0]!.errors.gone > 0);
-    await until('a watch after it', () => source.status()[0]!.connected);
+    await until(
+      `an answer 410 of ${JSON.stringify(source.status())}`,
+      () => source.status()[0]!.errors.gone > 0,
+      PATIENCE,
+    );
+    await until('a watch after it', () => source.status()[0]!.connected, PATIENCE);
     assert.equal(source.status()[0]!.relists, 1);
     assert.deepEqual(gaps, []);
     await service.has(['10.9.0.1']);
@@ -109,13 +114,5 @@ function addresses(source: LiveSource, service: Service): string[] | undefined {
 }
 
 async function comesTo(source: LiveSource, service: Service, wanted: readonly string[]): Promise<void> {
-  await until(`endpoints ${wanted}`, () => addresses(source, service)?.join() === wanted.join());
-}
-
-async function until(what: string, holds: () => boolean): Promise<void> {
-  const deadline = performance.now() + PATIENCE_MS;
-  while (!holds()) {
-    if (performance.now() > deadline) throw new Error(`not in ${PATIENCE_MS / 1000} s: ${what}`);
-    await sleep(50);
-  }
+  await until(`endpoints ${wanted}`, () => addresses(source, service)?.join() === wanted.join(), PATIENCE);
 }

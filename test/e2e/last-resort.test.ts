@@ -1,11 +1,12 @@
 /** An API outage after which all pods are called unready, while they run and answer: the real agent, real probes. */
-import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, test } from 'vitest';
 import { RemoteApi } from '../fake/api/remote.ts';
 import { anEndpoint, aSlice } from '../fake/api/slices.ts';
 import { type Agent, startAgent } from '../lab/agent.ts';
 import type { Host, Pod } from '../lab/host.ts';
+import { titled } from '../lab/kernel.ts';
 import { labObstacle } from '../lab/lab.ts';
+import { pause } from '../lab/patience.ts';
 import { t1 } from '../lab/t1.ts';
 import { receive, startSending } from '../lab/traffic.ts';
 import { union } from '../lab/union.ts';
@@ -50,12 +51,12 @@ async function started(node: Host, api: RemoteApi, keys: object = {}): Promise<A
 /** The API server is away for a while, and what it says then is new. */
 async function outage(api: RemoteApi, pods: readonly Pod[], ready: boolean): Promise<void> {
   await api.stop();
-  await sleep(500);
+  await pause(500);
   await api.apply(NS, slice(pods, ready));
   await api.start();
 }
 
-describe.skipIf(obstacle)(`all pods called unready${obstacle ? ` (skipped: ${obstacle})` : ''}`, () => {
+describe.skipIf(obstacle)(titled('all pods called unready', obstacle), () => {
   test('those that answer probes go on without a datagram lost, and the one that does not is left out', async () => {
     const { client, node, pods, api } = await built();
     const silent = pods[2]!;
@@ -75,7 +76,7 @@ describe.skipIf(obstacle)(`all pods called unready${obstacle ? ` (skipped: ${obs
       { from, timeout: 10_000 },
     );
     // Long enough for every one of them to be asked again, twice.
-    await sleep(2500);
+    await pause(2500);
     const metrics = await agent.metrics();
     expect(metrics.get('udp_fanout_health_last_resort{listener="syslog"}')).toBe(1);
     expect(metrics.get('udp_fanout_downstream_active{listener="syslog"}')).toBe(2);

@@ -7,6 +7,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { buildBpf } from '../../setup/build.mjs';
 import { startAgent } from '../lab/agent.ts';
 import type { Host } from '../lab/host.ts';
+import { titled } from '../lab/kernel.ts';
 import { labObstacle } from '../lab/lab.ts';
 import { t1 } from '../lab/t1.ts';
 import { receive, send } from '../lab/traffic.ts';
@@ -24,7 +25,7 @@ afterEach(async () => {
 const ESCAPED = release().replaceAll('.', '\\.');
 const REFUSED = `failed to load BPF object ".*/refused\\.bpf\\.o": Linux ${ESCAPED} refuses it, EACCES, the verifier's last words: .*invalid access to packet.* \\(.*clang version \\d+.*\\)`;
 
-describe.skipIf(obstacle)(`a program that the kernel refuses${obstacle ? ` (skipped: ${obstacle})` : ''}`, () => {
+describe.skipIf(obstacle)(titled('a program that the kernel refuses', obstacle), () => {
   let folder: string;
   let object: string;
   beforeAll(() => {

@@ -4,6 +4,7 @@
  */
 import { execFileSync } from 'node:child_process';
 import { release } from 'node:os';
+import { versionOf } from '../../agent/kernel/features.ts';
 
 interface Need {
   readonly reason: string;
@@ -41,12 +42,7 @@ export function titled(text: string, obstacle: string | undefined): string {
 
 /** Whether a release, such as `5.10.0-30-cloud-amd64`, is this one or later: `5.10`. */
 export function isAtLeast(wanted: string, running: string): boolean {
-  const [[major = 0, minor = 0], [wantedMajor = 0, wantedMinor = 0]] = [numbers(running), numbers(wanted)];
-  return major > wantedMajor || (major === wantedMajor && minor >= wantedMinor);
-}
-
-function numbers(version: string): number[] {
-  return (/^(\d+)\.(\d+)/.exec(version) ?? []).slice(1).map(Number);
+  return (versionOf(running) ?? 0) >= versionOf(wanted)!;
 }
 
 function isMet(name: NeedName): boolean {
