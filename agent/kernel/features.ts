@@ -19,6 +19,7 @@ export interface Feature {
 export const FEATURES = [
   { name: 'UDP_SEGMENT', since: '4.18', without: 'userspace sends each datagram by itself' },
   { name: 'UDP_GRO', since: '5.0', without: 'userspace receives each datagram by itself' },
+  { name: 'BPF ring buffer', since: '5.8', without: 'not used: the program counts and reports nothing else' },
   { name: 'bpf_redirect_neigh', since: '5.10', without: 'no kernel path: mode auto takes userspace' },
   {
     name: 'maps counted to the cgroup',
@@ -33,6 +34,7 @@ export const FEATURES = [
       "unless the distribution has brought it back, as Debian's 5.10 has, a datagram is held against the MTU of the interface that it leaves by, not against a route's own",
     told: true,
   },
+  { name: 'batch look-ups in per-CPU arrays', since: '5.13', without: 'not used: counters are read row by row' },
   { name: 'tcx', since: '6.6', without: 'nobody else can sit before tc filters; ours is a tc filter everywhere' },
   { name: 'BPF_F_IPV6', since: '6.16', without: 'the program sees the refusal and asks without the flag' },
 ] as const satisfies readonly Feature[];
