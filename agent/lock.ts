@@ -1,6 +1,6 @@
 /** One agent a network namespace: two would fight over the same filters. Who asks it is told what it runs. */
 import { once } from 'node:events';
-import { connect, createServer } from 'node:net';
+import { connect, createServer, type Socket } from 'node:net';
 
 /** An abstract socket: it belongs to the network namespace, as the filters do, and dies with its process (unix(7)). */
 const NAME = '\0udp-fanout';
@@ -31,8 +31,8 @@ export class AgentRunning extends Error {
 export async function takeLock(identify: () => Identity): Promise<{ close(): void }> {
   for (let tries = 1; ; tries++) {
     const server = createServer((asking) => {
-      asking.on('error', () => {}).end(`${JSON.stringify(identify())}\n`);
-      asking.setTimeout(ANSWER_MS, () => asking.destroy());
+      asking.on('error', () => {}).setTimeout(ANSWER_MS, () => asking.destroy());
+      answer(asking, identify);
     });
     server.maxConnections = MOST_ASKING;
     const taken = await new Promise<boolean>((resolve, reject) => {
@@ -48,6 +48,15 @@ export async function takeLock(identify: () => Identity): Promise<{ close(): voi
       );
     }
     await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
+  }
+}
+
+/** Who asks harms nobody: an agent that cannot tell hangs up, which is 'silent' to them, and goes on. */
+export function answer(asking: Socket, identify: () => Identity): void {
+  try {
+    asking.end(`${JSON.stringify(identify())}\n`);
+  } catch {
+    asking.destroy();
   }
 }
 

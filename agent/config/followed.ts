@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 import { statSync } from 'node:fs';
 import type { Log } from '../log.ts';
-import { type Config, ConfigError, loadConfig, type Surroundings } from './load.ts';
+import { type Config, loadConfig, type Surroundings } from './load.ts';
 
 const LOOK_MS = 10_000;
 
@@ -74,8 +74,8 @@ export class FollowedConfig {
       if (digestOf(loadConfig(this.path, this.#surroundings)) === this.digest) return undefined;
       return `${name} was edited and is not followed: ${RESTART}`;
     } catch (error) {
-      if (!(error instanceof ConfigError)) throw error;
-      const [first = ''] = error.message.split('\n');
+      // Whoever asks here only wants to know: no error may end an agent that forwards.
+      const [first = ''] = String(error instanceof Error ? error.message : error).split('\n');
       return `${name} was edited, is not followed, and no agent would start with it: ${first}`;
     }
   }
@@ -84,8 +84,15 @@ export class FollowedConfig {
 /** What to do where a config is not followed. */
 export const RESTART = 'restart the agent (kubectl -n udp-fanout rollout restart daemonset/udp-fanout)';
 
-/** Differs after each edit, also one that swaps a link, as the mount of a ConfigMap does; '' where there is no file. */
+/**
+ * Differs after each edit, also one that swaps a link, as the mount of a ConfigMap does. Where the file cannot be looked
+ * at, the error's code: reading it says more.
+ */
 function stampOf(path: string): string {
-  const { dev, ino, size, mtimeNs, ctimeNs } = statSync(path, { bigint: true, throwIfNoEntry: false }) ?? {};
-  return ino === undefined ? '' : [dev, ino, size, mtimeNs, ctimeNs].join(' ');
+  try {
+    const { dev, ino, size, mtimeNs, ctimeNs } = statSync(path, { bigint: true });
+    return [dev, ino, size, mtimeNs, ctimeNs].join(' ');
+  } catch (error) {
+    return String((error as NodeJS.ErrnoException).code);
+  }
 }

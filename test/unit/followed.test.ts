@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { FollowedConfig } from '../../agent/config/followed.ts';
+import { ConfigError } from '../../agent/config/load.ts';
 import { aLog } from '../fake/words.ts';
 
 const yaml = (port: number) => `listeners:
@@ -82,6 +83,26 @@ describe('a config that is followed', () => {
     );
     rmSync(file);
     expect(one.deviation()).toMatch(/no agent would start with it: .*no such file/);
+  });
+
+  test('a link to itself in its place: said, not thrown, and over when the file is back', () => {
+    const { one, log, look } = followed();
+    rmSync(file);
+    symlinkSync('config.yaml', file);
+    look();
+    expect(one.remarks()).toEqual([expect.stringMatching(/no agent would start with it: .*cannot be read \(ELOOP\)/)]);
+    expect(log.lines).toHaveLength(1);
+    rmSync(file);
+    writeFileSync(file, yaml(9000));
+    look();
+    expect(one.remarks()).toEqual([]);
+    expect(log.lines.slice(1)).toEqual(['INFO config is followed again']);
+  });
+
+  test('a link to itself from the start is a mistake in the config', () => {
+    rmSync(file);
+    symlinkSync('config.yaml', file);
+    expect(() => new FollowedConfig(file)).toThrow(ConfigError);
   });
 
   test('the link of a ConfigMap’s mount that is swapped', () => {
