@@ -37,13 +37,16 @@ function object({ obstacle, remark }: MachineFacts, wants: Wants): Finding {
 }
 
 /** A load that succeeds says nothing of the qdisc and the filter, which are modules of their own. */
-function attachment({ obstacle, attaches }: MachineFacts, wants: Wants): Finding[] {
+function attachment({ attaches }: MachineFacts, wants: Wants): Finding[] {
   const what = 'attachment';
-  if (obstacle !== undefined) return [];
+  if (attaches === undefined) return [];
   if (attaches === true) return [ok(what, 'the program attaches (tried on lo of a network namespace of its own)')];
-  if (attaches !== undefined) return [refused(what, `is impossible here (${attaches})`, attaches, wants)];
-  const why = 'a network namespace to try it in wants the capability SYS_ADMIN';
-  return [ok(what, `was not tried: ${why}, which the agent does without`)];
+  if (typeof attaches === 'string') return [refused(what, `is impossible here (${attaches})`, attaches, wants)];
+  const why =
+    attaches.code === 'EPERM'
+      ? 'a network namespace to try it in wants the capability SYS_ADMIN, which the agent does without'
+      : `there is no network namespace to try it in (${attaches.message}), which the agent does without`;
+  return [ok(what, `was not tried: ${why}`)];
 }
 
 function refused(what: string, aside: string, means: string, wants: Wants): Finding {

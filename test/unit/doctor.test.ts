@@ -1,4 +1,5 @@
 /** Doctor's findings as tables: facts in, level and words out. */
+import { constants } from 'node:os';
 import { describe, expect, test } from 'vitest';
 import type { SocketAddress } from '../../agent/address.ts';
 import { agentFindings } from '../../agent/doctor/agent.ts';
@@ -9,12 +10,14 @@ import { clusterFindings, type ServiceFacts } from '../../agent/doctor/cluster.t
 import { type Finding, isHealthy, type Level, textOf } from '../../agent/doctor/finding.ts';
 import { type Hook, hookFindings } from '../../agent/doctor/hook.ts';
 import { interfaceFindings } from '../../agent/doctor/interfaces.ts';
+import { type Attaches, orWhyUntried } from '../../agent/doctor/look/kernel.ts';
 import { decodeIptables, decodeIpvs, decodeNft } from '../../agent/doctor/look/rules.ts';
 import { decodeSockets } from '../../agent/doctor/look/sockets.ts';
 import { type MachineFacts, machineFindings } from '../../agent/doctor/machine.ts';
 import { routeFindings, type Way } from '../../agent/doctor/routes.ts';
 import { sysctlFindings } from '../../agent/doctor/sysctls.ts';
 import { NO_CONFIG, type Wants } from '../../agent/doctor/wants.ts';
+import { SystemError } from '../../agent/ffi/errno.ts';
 import type { Identity } from '../../agent/lock.ts';
 import type { Mode } from '../../agent/model.ts';
 import type { Filter } from '../../agent/netlink/filter.ts';
@@ -64,10 +67,14 @@ describe('the machine', () => {
   const without = (kernelPath: Wants['kernelPath']) =>
     machineFindings({ ...facts, obstacle: 'failed to load BPF object' }, wants({ kernelPath }));
   const NO_CLSACT = 'failed to attach TC program: clsact on lo: ENOENT';
-  const attaching = (attaches: true | string | undefined, kernelPath: Wants['kernelPath'] = 'must') => {
-    const { attaches: _, ...rest } = facts;
-    return machineFindings({ ...rest, ...(attaches !== undefined && { attaches }) }, wants({ kernelPath }));
-  };
+  const attaching = (attaches: Attaches, kernelPath: Wants['kernelPath'] = 'must') =>
+    machineFindings({ ...facts, attaches }, wants({ kernelPath }));
+  const refusing = (name: 'EPERM' | 'ENOSPC' | 'EINVAL') =>
+    attaching(
+      orWhyUntried(() => {
+        throw new SystemError('unshare of the network', constants.errno[name]);
+      }),
+    );
   check([
     ['6.12', () => at('6.12.43+deb13-amd64'), 'ok', 'kernel:', 'at least 5.10', 'tcx'],
     ['5.14 of RHEL 9', () => at('5.14.0-284.67.1.el9_2.x86_64'), 'ok', 'at least 5.10'],
@@ -90,7 +97,9 @@ describe('the machine', () => {
     ['one that does not', () => attaching(NO_CLSACT), 'fail', `attachment: ${NO_CLSACT}; or set mode: userspace`],
     ['one that does not, mode auto', () => attaching(NO_CLSACT, 'may'), 'warn', NO_CLSACT, 'fall back to userspace'],
     ['one that does not, in userspace', () => attaching(NO_CLSACT, 'no'), 'ok', 'attachment: is impossible here'],
-    ['one that could not be tried', () => attaching(undefined), 'ok', 'attachment: was not tried', 'SYS_ADMIN'],
+    ['one that could not be tried', () => refusing('EPERM'), 'ok', 'attachment: was not tried', 'SYS_ADMIN'],
+    ['user.max_net_namespaces=0', () => refusing('ENOSPC'), 'ok', 'was not tried', 'unshare of the network: ENOSPC'],
+    ['no CONFIG_NET_NS', () => refusing('EINVAL'), 'ok', 'was not tried', 'unshare of the network: EINVAL'],
   ]);
 });
 

@@ -1,5 +1,4 @@
 /** Loads the program, and attaches it where nobody else has anything: in a network namespace of its own. */
-import { constants } from 'node:os';
 import { attach, attachFailure } from '../../datapath/tc/attachment.ts';
 import { type BpfObject, loadObject } from '../../datapath/tc/object.ts';
 import { lessenedMaps } from '../../datapath/tc/sizes.ts';
@@ -10,13 +9,15 @@ import { openHost } from '../../netlink/host.ts';
 
 const LO = { index: 1, name: 'lo' };
 
+export type Attaches = true | string | SystemError;
+
 export interface KernelFacts {
   /** Why the BPF object does not load; undefined if it does. */
   readonly obstacle?: string;
   /** It loads, but not as it should. */
   readonly remark?: string;
-  /** Whether the program attaches; text says why not. Absent where it was not loaded, or where nothing could be tried. */
-  readonly attaches?: true | string;
+  /** Whether the program attaches: text says why not, an error why that could not be tried. Absent where it did not load. */
+  readonly attaches?: Attaches;
 }
 
 export function tryProgram(objectPath: string, listeners: readonly Listener[]): KernelFacts {
@@ -27,17 +28,19 @@ export function tryProgram(objectPath: string, listeners: readonly Listener[]): 
     return { obstacle: (error as Error).message };
   }
   try {
-    return { ...tryAttachment(object), ...(object.lessened && { remark: lessenedMaps(object.sizes) }) };
+    const attaches = orWhyUntried(() => inFreshNetwork(() => attachToLo(object)));
+    return { attaches, ...(object.lessened && { remark: lessenedMaps(object.sizes) }) };
   } finally {
     object.close();
   }
 }
 
-function tryAttachment(object: BpfObject): Pick<KernelFacts, 'attaches'> {
+/** A network namespace may be refused for want of a right (EPERM), of room (ENOSPC) or of support in the kernel. */
+export function orWhyUntried(attempt: () => true | string): Attaches {
   try {
-    return { attaches: inFreshNetwork(() => attachToLo(object)) };
+    return attempt();
   } catch (error) {
-    if (error instanceof SystemError && error.errno === constants.errno.EPERM) return {};
+    if (error instanceof SystemError) return error;
     throw error;
   }
 }
