@@ -1,8 +1,8 @@
 /**
  * "Say it once", for whoever has something to complain about. A trouble is said when it begins, again every five minutes
- * for as long as it lasts, and when it is over; the next one is news again, however soon it comes. What comes and goes is
- * said three times in five minutes: the rest is counted and summed up in one line, so that a log is never full of one
- * trouble and never silent about it.
+ * for as long as it lasts, whether anybody complains meanwhile or not, and when it is over; the next one is news again,
+ * however soon it comes. What comes and goes is said three times in five minutes: the rest is counted and summed up in one
+ * line, so that a log is never full of one trouble and never silent about it.
  */
 import type { Fields, Log, LogLevel } from './log.ts';
 import type { Timer } from './reconciler.ts';
@@ -44,11 +44,14 @@ interface Trouble {
   unsaid: number;
   last: Complaint;
   cancelSummary: (() => void) | undefined;
+  /** Set while the episode lasts and is said. */
+  cancelRepeat: (() => void) | undefined;
 }
 
 export class Troubles {
   readonly #with: TroublesDependencies;
   readonly #all = new Map<string, Trouble>();
+  #closed = false;
 
   constructor(dependencies: TroublesDependencies) {
     this.#with = dependencies;
@@ -56,15 +59,14 @@ export class Troubles {
 
   /** The subject is in trouble, perhaps still. True if that was said now. */
   happens(subject: string, complaint: Complaint): boolean {
+    if (this.#closed) return false;
     const trouble = this.#all.get(subject) ?? this.#open(subject, complaint);
     trouble.last = complaint;
     if (!trouble.lasts) this.#begin(trouble);
-    const now = this.#with.now();
-    const cause = causeOf(complaint);
-    const isDue = now - (trouble.said.get(cause) ?? Number.NEGATIVE_INFINITY) >= REPEAT_MS;
-    if (!trouble.loud || !isDue) return false;
-    trouble.said.set(cause, now);
+    if (!trouble.loud || this.#restOf(trouble) > 0) return false;
+    trouble.said.set(causeOf(complaint), this.#with.now());
     this.#say(complaint);
+    this.#repeatLater(trouble);
     return true;
   }
 
@@ -73,13 +75,19 @@ export class Troubles {
     const trouble = this.#all.get(subject);
     if (!trouble?.lasts) return false;
     trouble.lasts = false;
+    trouble.cancelRepeat?.();
+    trouble.cancelRepeat = undefined;
     if (trouble.loud) this.#with.log.info(message, fields);
     return true;
   }
 
   /** Says nothing more. */
   close(): void {
-    for (const { cancelSummary } of this.#all.values()) cancelSummary?.();
+    this.#closed = true;
+    for (const { cancelSummary, cancelRepeat } of this.#all.values()) {
+      cancelSummary?.();
+      cancelRepeat?.();
+    }
     this.#all.clear();
   }
 
@@ -93,6 +101,7 @@ export class Troubles {
       unsaid: 0,
       last,
       cancelSummary: undefined,
+      cancelRepeat: undefined,
     };
     this.#all.set(subject, trouble);
     return trouble;
@@ -112,6 +121,26 @@ export class Troubles {
     trouble.cancelSummary ??= this.#with.timer(trouble.begins[0]! + REPEAT_MS - now, () => this.#sumUp(trouble));
   }
 
+  /** Milliseconds until the last complaint may be said again; 0 or less if it may be said now. */
+  #restOf({ said, last }: Trouble): number {
+    return (said.get(causeOf(last)) ?? Number.NEGATIVE_INFINITY) + REPEAT_MS - this.#with.now();
+  }
+
+  /** Who complains may be quiet for hours, for nothing changes: the trouble lasts all the same. */
+  #repeatLater(trouble: Trouble): void {
+    trouble.cancelRepeat?.();
+    trouble.cancelRepeat = this.#with.timer(this.#restOf(trouble), () => this.#repeat(trouble));
+  }
+
+  /** The last cause may be a newer one than that which is due: its time comes later. */
+  #repeat(trouble: Trouble): void {
+    if (this.#restOf(trouble) <= 0) {
+      trouble.said.set(causeOf(trouble.last), this.#with.now());
+      this.#say(trouble.last);
+    }
+    this.#repeatLater(trouble);
+  }
+
   /** Counts as if all that may be said had been: what goes on like this is one line every five minutes. */
   #sumUp(trouble: Trouble): void {
     const now = this.#with.now();
@@ -122,6 +151,7 @@ export class Troubles {
     if (lasts) {
       trouble.loud = true;
       trouble.said.set(causeOf(last), now);
+      this.#repeatLater(trouble);
     }
     const sum = { more_times: unsaid, within: REPEAT_WORDS, now: lasts ? 'lasts' : 'over' };
     this.#say({ ...last, fields: { ...last.fields, ...sum } });

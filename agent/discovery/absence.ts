@@ -3,7 +3,6 @@ import type { Timer } from '../reconciler.ts';
 import type { Troubles } from '../troubles.ts';
 
 const AFTER_MS = 5000;
-const AGAIN_MS = 300_000;
 const TROUBLE = 'absence';
 
 const WHY =
@@ -17,9 +16,10 @@ export interface AbsenceDependencies {
   readonly timer: Timer;
 }
 
-/** Says "EndpointSlice not found" after five seconds without any, and again every five minutes. */
+/** Says "EndpointSlice not found" after five seconds without any. */
 export class Absence {
   readonly #with: AbsenceDependencies;
+  /** Set while there are none. */
   #cancel: (() => void) | undefined;
 
   constructor(dependencies: AbsenceDependencies) {
@@ -41,8 +41,7 @@ export class Absence {
   }
 
   #say(): void {
-    const { namespace, service, timer, troubles } = this.#with;
+    const { namespace, service, troubles } = this.#with;
     troubles.happens(TROUBLE, { message: `EndpointSlice not found: ${WHY}`, fields: { namespace, service } });
-    this.#cancel = timer(AGAIN_MS, () => this.#say());
   }
 }

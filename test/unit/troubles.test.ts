@@ -45,6 +45,42 @@ describe('a trouble', () => {
     expect(log.lines.filter((line) => line.includes('refused'))).toHaveLength(3);
   });
 
+  test('that lasts is said every five minutes though nobody complains again, as it was complained of last', () => {
+    const { timer, log, fails, mends } = rig();
+    fails('reset');
+    timer.advance(2 * MINUTE);
+    fails('refused');
+    timer.advance(13 * MINUTE);
+    expect(log.lines).toEqual([
+      'WARN failed: reset service="receivers"',
+      ...Array.from({ length: 3 }, () => 'WARN failed: refused service="receivers"'),
+    ]);
+    mends();
+    timer.advance(60 * MINUTE);
+    expect(log.lines.slice(4)).toEqual(['INFO well again']);
+  });
+
+  test('that is over and comes again is said five minutes after it came again', () => {
+    const { timer, log, fails, mends } = rig();
+    fails();
+    timer.advance(4 * MINUTE);
+    mends();
+    fails();
+    timer.advance(4 * MINUTE);
+    expect(log.lines).toHaveLength(3);
+    timer.advance(MINUTE);
+    expect(log.lines).toHaveLength(4);
+  });
+
+  test('is not said again after close, nor is a new one', () => {
+    const { timer, log, troubles, fails } = rig();
+    fails();
+    troubles.close();
+    expect(fails()).toBe(false);
+    timer.advance(60 * MINUTE);
+    expect(log.lines).toHaveLength(1);
+  });
+
   test('of one subject says nothing of another', () => {
     const { log, fails, mends } = rig();
     fails('reset', 'a');
@@ -102,6 +138,9 @@ describe('what comes and goes', () => {
       timer.advance(MINUTE);
     }
     expect(log.lines.at(-1)).toContain('more_times=1 within="5 minutes" now="lasts"');
+    const before = log.lines.length;
+    timer.advance(10 * MINUTE);
+    expect(log.lines.slice(before)).toEqual(Array.from({ length: 2 }, () => 'WARN failed: reset service="receivers"'));
     mends();
     expect(log.lines.at(-1)).toBe('INFO well again');
   });
