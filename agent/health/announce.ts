@@ -23,6 +23,8 @@ export interface News {
   readonly isStandby: boolean;
 }
 
+const STANDBY = 'out of use, as it is not ready and others are';
+
 /** Says what went wrong and what follows from it, or that a downstream is back; nothing where all is well as before. */
 export function announceRound(log: Log, troubles: Troubles, news: News): void {
   const { listener, endpoint, protocol, before, after, end, isStandby } = news;
@@ -45,7 +47,7 @@ export function announceRound(log: Log, troubles: Troubles, news: News): void {
     if (!troubles.happens(unsent(end.cause), complaint)) log.debug(complaint.message, complaint.fields);
   } else if (before.condition === 'down' && after.condition === 'up') {
     const say = isStandby ? log.debug : log.info;
-    say('health recovered', { ...fields, answered: after.streak, next: 'in use again' });
+    say('health recovered', { ...fields, answered: after.streak, next: isStandby ? STANDBY : 'in use again' });
   }
 }
 
@@ -58,7 +60,9 @@ function unsent(cause: string): string {
   return `unsent ${cause}`;
 }
 
-function nextOf({ after, allDown, failOpen, thresholds: { fall, rise } }: News): string {
+function nextOf({ endpoint, after, allDown, failOpen, isStandby, thresholds: { fall, rise } }: News): string {
+  if (isStandby) return STANDBY;
+  if (endpoint.unready && after.condition === 'unknown') return 'out of use until a probe is answered';
   if (after.condition !== 'down') return `in use until ${fall} probes in a row have failed, ${after.streak} so far`;
   if (allDown && failOpen) return 'in use, as the probes of all downstreams failed (fail_open)';
   return rise === 1 ? 'out of use until a probe is answered' : `out of use until ${rise} probes in a row are answered`;
@@ -80,8 +84,14 @@ export function announceAllDown(
     troubles.isOver(subject, { message: failOpen ? 'health fail open ended' : 'health has downstreams again', fields });
 }
 
-/** Says that none of a family's endpoints is ready, and what is in use then; or that this is over. */
-export function announceUnready(troubles: Troubles, listener: Listener, family: Family, choice: Choice): void {
+/** Says that none of a family's endpoints is ready, and what is in use then; or that this is over; `before` is the choice until now. */
+export function announceUnready(
+  troubles: Troubles,
+  listener: Listener,
+  family: Family,
+  choice: Choice,
+  before: Choice | undefined,
+): void {
   const subject = `unready ${listener.id} ${family}`;
   const endpoints = choice.downstreams.filter(({ address }) => address.family === family).length;
   const fields = { listener: listener.name, family: `IPv${family}`, endpoints };
@@ -92,9 +102,13 @@ export function announceUnready(troubles: Troubles, listener: Listener, family: 
     const message = 'no endpoint is ready, and no unready one has answered a health probe: none is in use';
     troubles.happens(subject, { message, fields });
   } else {
-    const message =
-      endpoints > 0 ? 'endpoints are ready again, last_resort ended' : 'no endpoint is left, last_resort ended';
-    troubles.isOver(subject, { message, fields });
+    // Those that are ready may all be down, and none in use.
+    const isReady = endpoints > 0 || choice.down.includes(family);
+    const ended = before?.lastResort.includes(family) ? ', last_resort ended' : '';
+    troubles.isOver(subject, {
+      message: `${isReady ? 'endpoints are ready again' : 'no endpoint is left'}${ended}`,
+      fields,
+    });
   }
 }
 

@@ -33,7 +33,10 @@ export interface HealthDependencies {
 export interface EndpointHealth {
   readonly listener: Listener;
   readonly endpoint: Endpoint;
-  /** False after failed probes, also while fail open keeps it in use. */
+  /**
+   * False after failed probes, also while fail open keeps it in use; of an unready one true only once it has answered, as
+   * it is in use only then.
+   */
   readonly healthy: boolean;
 }
 
@@ -84,13 +87,15 @@ export class Health {
   }
 
   endpoints(): readonly EndpointHealth[] {
-    return this.#roster
-      .entries()
-      .flatMap(({ listener, endpoints, monitors }) =>
-        endpoints
-          .map((endpoint, index) => ({ listener, endpoint, healthy: conditionOf(monitors[index]) !== 'down' }))
-          .filter(({ endpoint }) => !this.#isStandby(listener, endpoint)),
-      );
+    return this.#roster.entries().flatMap(({ listener, endpoints, monitors }) =>
+      endpoints
+        .map((endpoint, index) => ({
+          listener,
+          endpoint,
+          healthy: isHealthy(endpoint, conditionOf(monitors[index])),
+        }))
+        .filter(({ endpoint }) => !this.#isStandby(listener, endpoint)),
+    );
   }
 
   /** True while the listener's downstreams, or those of one family, are in use only because all of them are down. */
@@ -202,7 +207,7 @@ export class Health {
     this.#choices.set(listener.id, choice);
     for (const family of [4, 6] as const) {
       announceAllDown(this.#troubles, listener, family, choice.down.includes(family), failOpen);
-      announceUnready(this.#troubles, listener, family, choice);
+      announceUnready(this.#troubles, listener, family, choice, before);
     }
     return choice;
   }
@@ -216,6 +221,10 @@ export class Health {
 
 function conditionOf(monitor: Monitor | undefined): Condition {
   return (monitor?.standing ?? UNKNOWN).condition;
+}
+
+function isHealthy({ unready }: Endpoint, condition: Condition): boolean {
+  return unready ? condition === 'up' : condition !== 'down';
 }
 
 function isSame(some: readonly Endpoint[], others: readonly Endpoint[]): boolean {

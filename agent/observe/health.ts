@@ -22,7 +22,7 @@ export function registerHealth(registry: Registry, listeners: readonly Listener[
   const { rounds, hints } = health.statistics;
   new Gauge({
     name: 'udp_fanout_downstream_health',
-    help: '0: the probes of the endpoint failed; 1: they did not, or there are none',
+    help: '0: the probes of the endpoint failed, or it is unready and has answered none; 1: else, also without probes',
     labelNames: ['listener', 'endpoint'] as const,
     ...on,
     collect() {

@@ -472,6 +472,62 @@ describe('where no endpoint is ready', () => {
     expect(world.changes).toBe(1);
   });
 
+  test('one that has not answered yet is shown as it is: out of use, and not healthy', () => {
+    const { network, timer, inUse, world, log, health } = rig({ ips: [], config: { fall: 2, rise: 3 } });
+    const healthy = () => health.endpoints().map((one) => one.healthy);
+    const nexts = () => log.lines.flatMap((line) => /next="([^"]*)"/.exec(line)?.[1] ?? []);
+    network.host('10.0.1.11', 'dead');
+    world.endpoints = unready('10.0.1.11');
+    expect(inUse()).toEqual([]);
+    expect(healthy()).toEqual([false]);
+    while (nexts().length < 2) timer.advance(10);
+    expect(nexts()).toEqual([
+      'out of use until a probe is answered',
+      'out of use until 3 probes in a row are answered',
+    ]);
+    expect(healthy()).toEqual([false]);
+  });
+
+  test('that a probe of one that stands by failed changes nothing, and its line says so', () => {
+    const { network, timer, inUse, world, log } = rig({ config: { fall: 2 } });
+    world.endpoints = [anEndpoint('10.0.1.10'), ...unready('10.0.1.11')];
+    network.host('10.0.1.11', 'dead');
+    inUse();
+    timer.advance(2 * INTERVAL);
+    const lines = log.lines.filter((line) => line.includes('health probe failed'));
+    expect(lines.length).toBeGreaterThan(0);
+    for (const line of lines) expect(line).toMatch(/^DEBUG .*next="out of use, as it is not ready and others are"/);
+  });
+
+  test('an end is told as it is: no last resort ended that never began, and ready ones that are down are ready', () => {
+    const { network, timer, inUse, world, log } = rig({ ips: ['10.0.1.10'], config: { failOpen: false } });
+    network.host('10.0.1.10', 'dead');
+    timer.advance(2 * INTERVAL);
+    world.endpoints = unready('10.0.1.10');
+    inUse();
+    expect(log.lines.at(-1)).toBe(`${NONE} endpoints=0`);
+    world.endpoints = [anEndpoint('10.0.1.10')];
+    expect(inUse()).toEqual([]);
+    expect(log.lines).toContain('INFO endpoints are ready again listener="syslog" family="IPv4" endpoints=0');
+    world.endpoints = unready('10.0.1.10');
+    inUse();
+    world.endpoints = [];
+    inUse();
+    expect(log.lines.at(-1)).toBe('INFO no endpoint is left listener="syslog" family="IPv4" endpoints=0');
+  });
+
+  test('a last resort that ends for want of endpoints is said to have ended', () => {
+    const { timer, inUse, world, log } = rig();
+    timer.advance(2 * INTERVAL);
+    world.endpoints = unready(...ALL);
+    inUse();
+    world.endpoints = [];
+    inUse();
+    expect(log.lines.at(-1)).toBe(
+      'INFO no endpoint is left, last_resort ended listener="syslog" family="IPv4" endpoints=0',
+    );
+  });
+
   test('one that stood by unready while others were ready is known to answer when they go', () => {
     const { network, timer, inUse, world, log, health } = rig();
     world.endpoints = [anEndpoint('10.0.1.10'), ...unready('10.0.1.11', '10.0.1.12')];
