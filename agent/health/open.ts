@@ -24,7 +24,7 @@ export type OpenedHealth = Pick<
   'choose' | 'start' | 'close' | 'remarks' | 'endpoints' | 'failsOpen' | 'isLastResort' | 'statistics'
 >;
 
-/** Never fails: what keeps probes from working is said once, and everything counts as healthy. */
+/** Never fails: what keeps probes from working is said once, and everything that is ready counts as healthy. */
 export async function openHealth({ config, log }: { config: HealthConfig; log: Log }): Promise<OpenedHealth> {
   if (!config.enabled) return new Health({ config, log, clock });
   try {
@@ -32,7 +32,7 @@ export async function openHealth({ config, log }: { config: HealthConfig; log: L
     return new Health({ config, log, clock, openProber, watchNeighbours: neighbourWatch(log) });
   } catch (error) {
     if (!(error instanceof ProberUnavailable)) throw error;
-    const next = 'health is unknown and all downstreams stay in use';
+    const next = 'health is unknown and all downstreams but unready ones stay in use';
     log.warn(`health probes failed to start: ${error.message}`, { protocol: config.protocol, next });
     return new Health({ config, log, clock, obstacle: error.message });
   }

@@ -217,7 +217,7 @@ describe.skipIf(obstacle)(titled('probes that say too much', obstacle), () => {
     const sent = await send(client, { to: '10.0.0.1:9000', count: 300 });
     expect(union(await at.report({ expect: 300 }), sent)).toEqual({ received: 300, missing: [], duplicated: [] });
     expect(failures(agent).map((line) => line.slice(25))).toEqual([
-      'WARN health probes failed to start: permission denied: missing capability NET_RAW: add it under securityContext.capabilities.add (k8s/daemonset.yaml) protocol="icmp" next="health is unknown and all downstreams stay in use"',
+      'WARN health probes failed to start: permission denied: missing capability NET_RAW: add it under securityContext.capabilities.add (k8s/daemonset.yaml) protocol="icmp" next="health is unknown and all downstreams but unready ones stay in use"',
     ]);
     expect(await health(agent, pods)).toEqual([1, 1, 1]);
     expect(await agent.get('/readyz')).toMatchObject({ status: 200, body: expect.stringContaining('NET_RAW') });
