@@ -32,12 +32,12 @@ const FIRST = ['virtio_pci', 'virtio_blk'];
 /** So many of the newest packages are tried. */
 const TRIES = 12;
 
-/** Brings a kernel, from the cache where it is there; undefined where Debian serves none such, and no tree is named. */
+/** Brings a kernel, from the cache where it is there; undefined where Debian serves none such any more. */
 export function bring(kernel: Kernel, { apt, folder: cache, own }: Rig, sourceTree?: string): Boot | undefined {
   if (!isPackaged(kernel)) {
     const built = buildKernel(kernel, apt, cache, sourceTree);
     const busybox = busyboxFor(kernel.architecture, apt, cache);
-    return built && { ...built, initrd: firstRoot(join(own, `initrd-${kernel.name}`), busybox, []) };
+    return { ...built, initrd: firstRoot(join(own, `initrd-${kernel.name}`), busybox, []) };
   }
   const found = fetchNewest(kernel, apt, cache);
   if (!found) return undefined;
@@ -64,7 +64,7 @@ function fetchNewest(
     const release = name.replace('linux-image-', '');
     const folder = join(cache, `linux-${release}`);
     // Since Linux 7.0 the package is but a list of others.
-    const parts = ['base', 'binary', 'modules'].map((part) => `linux-${part}-${release}`);
+    const parts = ['binary', 'modules'].map((part) => `linux-${part}-${release}`);
     try {
       unpackOnce(apt, [name, ...parts.filter((part) => depends.includes(`${part} `))], kernel.architecture, folder);
       return { release, folder };

@@ -1,7 +1,7 @@
 /** What came of a kernel, as a line while the run goes on and as a row of the table at its end. */
 import type { Word } from './guest/words.ts';
 
-const NOT_SERVED = 'Debian serves none such; --source DIR builds one that is built here';
+const NOT_SERVED = 'Debian serves none such any more';
 
 type Heard<Kind extends Word['kind']> = Extract<Word, { kind: Kind }>;
 

@@ -5,7 +5,7 @@
  *   --smoke          three kernels, oldest, middle and newest, as continuous integration runs them
  *   --list           what there is
  *   --tests A:B      other test files than the usual
- *   --source DIR     a tree of sources for the kernel that Debian has none of
+ *   --source DIR     a tree of sources instead of Debian's, for the kernel that is built here
  *   --jobs N         so many machines at once; 1
  *   --record         write the rows into docs/KERNELS.md, if all is well
  */

@@ -14,13 +14,10 @@ export interface Built {
   readonly image: string;
 }
 
-/**
- * Builds it, once for each tree, outside of the tree; `tree` is what the user has for a kernel that Debian has no sources
- * of. Undefined where there is neither.
- */
-export function buildKernel(kernel: BuiltKernel, apt: AptRoot, cache: string, tree?: string): Built | undefined {
-  const sources = kernel.sources === undefined ? tree : join(cache, kernel.sources, kernel.sources);
-  if (sources === undefined) return undefined;
+/** Builds it, once for each tree and outside of the tree; `tree` is one to take instead of Debian's. */
+export function buildKernel(kernel: BuiltKernel, apt: AptRoot, cache: string, tree?: string): Built {
+  const debian = join(cache, kernel.sources);
+  const sources = tree ?? join(debian, kernel.sources);
   const folder = join(cache, `built-${kernel.name}`);
   const image = join(folder, 'arch/x86/boot/bzImage');
   const stamp = join(folder, '.built');
@@ -28,7 +25,7 @@ export function buildKernel(kernel: BuiltKernel, apt: AptRoot, cache: string, tr
     return { image, release: readFileSync(stamp, 'utf8').split('\n')[1]! };
   const why = install(TOOLS);
   if (why) throw new Error(`${kernel.name} is built from sources: ${why}`);
-  if (kernel.sources && !existsSync(sources)) unpackSources(kernel.sources, apt, join(cache, kernel.sources));
+  if (!existsSync(sources)) unpackSources(kernel.sources, apt, debian);
   mkdirSync(folder, { recursive: true });
   const release = build(sources, folder);
   writeFileSync(stamp, `${sources}\n${release}\n`);
