@@ -160,6 +160,11 @@ static __always_inline int count(struct stats *stats, struct packet *pkt, enum v
 {
 	__u32 index = verdict;
 
+	/*
+	 * Checked here, where it is used. What the compiler checks before and keeps on the stack meanwhile, as 32 bits, is
+	 * unknown to Linux 5.15 when it comes back.
+	 */
+	barrier_var(index);
 	if (index >= VERDICT_COUNT)
 		return TC_ACT_UNSPEC;
 	(&stats->forwarded)[index] += pkt->segments;
@@ -272,6 +277,8 @@ int udp_fanout(struct __sk_buff *skb)
 	if (pkt.part == FIRST && !remember(skb, &pkt, bind, slot))
 		return count(stats, &pkt, VERDICT_fragment);
 	verdict = forward(skb, &pkt, slot);
+	/* Else the compiler joins both questions in one number, from which Linux 5.15 cannot tell that there is a counter. */
+	barrier_var(counter);
 	if (counter && fate(verdict) == FORWARDED)
 		*counter += pkt.segments;
 	return count(stats, &pkt, verdict);

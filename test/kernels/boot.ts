@@ -27,7 +27,7 @@ export interface Boot {
 }
 
 /** What the first root needs to find its disks, where the kernel has it as modules. */
-const FIRST = ['virtio_pci', 'virtio_blk'];
+const FIRST = ['virtio_pci', 'virtio_blk', 'crc32c_generic', 'ext4'];
 
 /** So many of the newest packages are tried. */
 const TRIES = 12;

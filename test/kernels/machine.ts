@@ -4,7 +4,7 @@ import { accessSync, constants, createWriteStream } from 'node:fs';
 import { createInterface } from 'node:readline';
 import type { Architecture } from '../apt/root.ts';
 import type { Boot } from './boot.ts';
-import { heard, type Word } from './guest/words.ts';
+import { Listening, type Word } from './guest/words.ts';
 import { native } from './project.ts';
 
 export interface Machine {
@@ -49,6 +49,7 @@ export async function runMachine(machine: Machine, hear: (word: Word) => void): 
   const log = createWriteStream(machine.log);
   const kill = () => child.kill('SIGKILL');
   process.once('exit', kill);
+  const words = new Listening();
   let ended = false;
   let last = '';
   let trouble: string | undefined;
@@ -65,14 +66,10 @@ export async function runMachine(machine: Machine, hear: (word: Word) => void): 
   createInterface({ input: child.stdout }).on('line', (line) => {
     log.write(`${line}\n`);
     if (line.trim()) last = line.trim();
-    try {
-      const word = heard(line);
-      if (!word) return;
-      ended ||= word.kind === 'end';
-      hear(word);
-    } catch (error) {
-      end((error as Error).message);
-    }
+    const word = words.hear(line);
+    if (!word) return;
+    ended ||= word.kind === 'end';
+    hear(word);
   });
   await new Promise((resolve) => child.once('close', resolve));
   clearTimeout(timer);

@@ -18,6 +18,8 @@ export class Result {
   seconds = 0;
   /** How the test runner ended, if not well. */
   #fault: string | undefined;
+  /** Objects that were accepted, as the last word says. */
+  #loaded = 0;
   readonly loads: Heard<'load'>[] = [];
   readonly tests: Heard<'test'>[] = [];
 
@@ -35,6 +37,7 @@ export class Result {
     else {
       this.seconds = word.seconds;
       this.#fault = word.fault;
+      this.#loaded = word.loaded;
     }
   }
 
@@ -48,7 +51,7 @@ export class Result {
     const refused = this.loads.filter(({ accepted }) => !accepted);
     return [
       ...(this.obstacle ? [this.obstacle] : []),
-      ...(this.loads.length === 0 ? ['no object was loaded'] : []),
+      ...(this.#loaded === 0 ? ['no object was loaded'] : []),
       ...refused.map(({ object, refusal }) => `${object}: refused: ${refusal}`),
       ...(testsWanted && this.count('passed') === 0 ? ['no test passed'] : []),
       // What had passed until then is not the whole.

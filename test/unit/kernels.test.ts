@@ -4,6 +4,7 @@ import { expect, test } from 'vitest';
 import { baseOf } from '../image/builder.ts';
 import { KERNELS, SMOKE } from '../kernels/catalogue.ts';
 import { COMPILERS } from '../kernels/compilers.ts';
+import { Listening } from '../kernels/guest/words.ts';
 
 const names = KERNELS.map(({ name }) => name);
 
@@ -27,5 +28,17 @@ test('the table of the last run has every kernel', () => {
 
 test.each(rows)('accepted, and tests passed: %s', (row) => {
   expect(row).not.toMatch(/REFUSED|FAILED/);
-  expect(row).toMatch(/\| \d+\.\d+\S+ \|.*\| [1-9]\d* \/ 0 \/ \d+ \|$/);
+  expect(row).toMatch(/\| \d+\.\d+\S+ \|.*\| ([1-9]\d* \/ 0 \/ \d+|the load alone|not run .*) \|$/);
+});
+
+test('a word that the kernel wrote into is joined again, or lost alone', () => {
+  const words = new Listening();
+  const heard = [
+    '@@guest {"kind":"end","sec',
+    'onds":1,"loaded":4}',
+    'noise',
+    '@@guest {"ki[  1.0] x',
+    '@@guest {"kind":"up"}',
+  ];
+  expect(heard.map((line) => words.hear(line)?.kind)).toEqual([undefined, 'end', undefined, undefined, 'up']);
 });

@@ -9,11 +9,14 @@ import { say } from './words.ts';
 const OBJECTS = 'objects';
 
 say({ kind: 'up', release: release(), seconds: uptime() });
+let loaded = 0;
 for (const file of readdirSync(OBJECTS).sort()) {
-  say({ kind: 'load', object: file.replace('.o', ''), ...load(join(OBJECTS, file)) });
+  const result = load(join(OBJECTS, file));
+  loaded += Number(result.accepted);
+  say({ kind: 'load', object: file.replace('.o', ''), ...result });
 }
 const tests = (process.env.GUEST_TESTS ?? '').split(':').filter(Boolean);
-say({ kind: 'end', ...(tests.length > 0 && vitest(tests)), seconds: uptime() });
+say({ kind: 'end', loaded, ...(tests.length > 0 && vitest(tests)), seconds: uptime() });
 
 function vitest(files: readonly string[]): { readonly fault?: string } {
   const reporter = join(import.meta.dirname, 'reporter.ts');

@@ -14,8 +14,8 @@ export type Word =
       readonly state: 'passed' | 'failed' | 'skipped';
       readonly error?: string;
     }
-  /** `fault`: how the test runner ended, if not well. */
-  | { readonly kind: 'end'; readonly seconds: number; readonly fault?: string };
+  /** `loaded`: objects that were accepted; `fault`: how the test runner ended, if not well. */
+  | { readonly kind: 'end'; readonly seconds: number; readonly loaded: number; readonly fault?: string };
 
 const MARK = '@@guest ';
 
@@ -23,12 +23,23 @@ export function say(word: Word): void {
   process.stdout.write(`\n${MARK}${JSON.stringify(word)}\n`);
 }
 
-/** The word on a line of the console; undefined if there is none. Throws if the kernel has written into it. */
-export function heard(line: string): Word | undefined {
-  if (!line.startsWith(MARK)) return undefined;
-  try {
-    return JSON.parse(line.slice(MARK.length)) as Word;
-  } catch (cause) {
-    throw new Error(`a line of the guest is garbled: ${line}`, { cause });
+/**
+ * Picks the words out of the console's lines. The kernel may write into the middle of one: what follows is joined to it,
+ * and if that does not mend it the word is lost. The last one says whether any was a failure.
+ */
+export class Listening {
+  #begun = '';
+
+  hear(line: string): Word | undefined {
+    if (line.startsWith(MARK)) this.#begun = line.slice(MARK.length);
+    else if (this.#begun !== '') this.#begun += line;
+    else return undefined;
+    try {
+      const word = JSON.parse(this.#begun) as Word;
+      this.#begun = '';
+      return word;
+    } catch {
+      return undefined;
+    }
   }
 }
