@@ -32,10 +32,11 @@ const FIRST = ['virtio_pci', 'virtio_blk', 'crc32c_generic', 'ext4'];
 /** So many of the newest packages are tried. */
 const TRIES = 12;
 
-/** Brings a kernel, from the cache where it is there; undefined where Debian serves none such any more. */
+/** Brings a kernel, from the cache where it is there; undefined where it is not to be had. */
 export function bring(kernel: Kernel, { apt, folder: cache, own }: Rig, sourceTree?: string): Boot | undefined {
   if (!isPackaged(kernel)) {
     const built = buildKernel(kernel, apt, cache, sourceTree);
+    if (!built) return undefined;
     const busybox = busyboxFor(kernel.architecture, apt, cache);
     return { ...built, initrd: firstRoot(join(own, `initrd-${kernel.name}`), busybox, []) };
   }

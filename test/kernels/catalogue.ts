@@ -20,12 +20,12 @@ export interface PackagedKernel {
   readonly why: string;
 }
 
-/** A kernel that is built here, small and without modules, from Debian's package of sources or a tree that is named. */
+/** A kernel that is built here, small and without modules. */
 export interface BuiltKernel {
   readonly name: string;
   readonly architecture: 'amd64';
-  /** Debian's package of sources; --source takes another tree. */
-  readonly sources: string;
+  /** Debian's package of sources; undefined where there is none: then from the tree that --source names. */
+  readonly sources: string | undefined;
   readonly why: string;
 }
 
@@ -72,11 +72,12 @@ export const KERNELS: readonly Kernel[] = [
   lacking('cls_bpf'),
   lacking('sch_ingress'),
   {
-    name: 'built-amd64',
+    name: '6.1-built',
     architecture: 'amd64',
     sources: 'linux-source-6.1',
     why: 'built here, no BTF, no modules: Raspberry Pi OS, own builds',
   },
+  { name: '5.15-built', architecture: 'amd64', sources: undefined, why: 'the same of 5.15: Ubuntu 22.04' },
 ];
 
 /** The three that continuous integration boots: oldest, middle, newest. */

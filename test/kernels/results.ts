@@ -1,8 +1,6 @@
 /** What came of a kernel, as a line while the run goes on and as a row of the table at its end. */
 import type { Word } from './guest/words.ts';
 
-const NOT_SERVED = 'Debian serves none such any more';
-
 type Heard<Kind extends Word['kind']> = Extract<Word, { kind: Kind }>;
 
 export class Result {
@@ -12,8 +10,8 @@ export class Result {
   release = '';
   /** Why there is no result. */
   obstacle?: string;
-  /** True if there is no such kernel to be had: nothing to hold against the project. */
-  notServed = false;
+  /** Why there is no such kernel to be had, which is nothing to hold against the project. */
+  notToBeHad?: string;
   bootSeconds = 0;
   seconds = 0;
   /** How the test runner ended, if not well. */
@@ -47,7 +45,7 @@ export class Result {
 
   /** Everything that is not as it should be, a line each. */
   failures(testsWanted: boolean): string[] {
-    if (this.notServed) return [];
+    if (this.notToBeHad) return [];
     const refused = this.loads.filter(({ accepted }) => !accepted);
     return [
       ...(this.obstacle ? [this.obstacle] : []),
@@ -64,7 +62,7 @@ export class Result {
 
   /** `5.10.0-46-cloud-amd64: accepted (clang-14 73561), 300 passed, 0 failed, 2 skipped, 95 s`. */
   line(): string {
-    if (this.notServed) return `${this.kernel}: not run: ${NOT_SERVED}`;
+    if (this.notToBeHad) return `${this.kernel}: not run: ${this.notToBeHad}`;
     const tests = `${this.count('passed')} passed, ${this.count('failed')} failed, ${this.count('skipped')} skipped`;
     const end = `up in ${this.bootSeconds.toFixed(0)} s, done in ${this.seconds.toFixed(0)} s`;
     return `${this.kernel} (${this.release || 'did not boot'}): ${this.verifier()}; ${tests}; ${this.obstacle ?? end}`;
@@ -72,8 +70,8 @@ export class Result {
 
   /** A row of a Markdown table. */
   row(): string {
-    const tests = this.notServed
-      ? NOT_SERVED
+    const tests = this.notToBeHad
+      ? `not run: ${this.notToBeHad}`
       : this.obstacle
         ? `FAILED: ${this.obstacle}`
         : `${this.count('passed')} / ${this.count('failed')} / ${this.count('skipped')}`;

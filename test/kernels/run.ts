@@ -5,16 +5,16 @@
  *   --smoke          three kernels, oldest, middle and newest, as continuous integration runs them
  *   --list           what there is
  *   --tests A:B      other test files than the usual
- *   --source DIR     a tree of sources instead of Debian's, for the kernel that is built here
+ *   --source DIR     a clean tree of sources, for the kernel of which Debian has none: 5.15-built
  *   --jobs N         so many machines at once; 1
- *   --record         write the rows into docs/KERNELS.md, if all is well
+ *   --record         write the rows of the kernels that are well into docs/KERNELS.md
  */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { aptObstacle } from '../apt/root.ts';
 import { install, ROOT } from '../programs.ts';
-import { bring } from './boot.ts';
+import { type Boot, bring } from './boot.ts';
 import { isPackaged, KERNELS, type Kernel, SMOKE } from './catalogue.ts';
 import { accelerated, runMachine } from './machine.ts';
 import { HEAD, Result } from './results.ts';
@@ -67,42 +67,48 @@ function obstacle(kernels: readonly Kernel[]): string | undefined {
   return aptObstacle() ?? install({ ...NEEDED, ...(arm && NEEDED_FOR_ARM) });
 }
 
-async function tryKernel(kernel: Kernel, rig: Rig): Promise<Result> {
-  const result = new Result(kernel.name, kernel.why);
+/**
+ * What a kernel is booted from, or in `result` why there is nothing. All of it is brought before the first machine runs: a
+ * build takes minutes in which nobody would read what a machine says.
+ */
+function prepare(kernel: Kernel, rig: Rig, result: Result): Boot | undefined {
+  try {
+    const boot = bring(kernel, rig, values.source);
+    rig.root(kernel.architecture);
+    rig.project(kernel.architecture);
+    if (boot) return boot;
+    const isServed = isPackaged(kernel) || kernel.sources !== undefined;
+    result.notToBeHad = isServed
+      ? 'Debian serves none such any more'
+      : 'Debian has no sources of it: want --source DIR';
+  } catch (error) {
+    result.obstacle = (error as Error).message;
+  }
+  return undefined;
+}
+
+async function runKernel(kernel: Kernel, boot: Boot, rig: Rig, result: Result): Promise<void> {
   const { architecture } = kernel;
   const speed = accelerated(architecture) ? 'accelerated' : 'emulated';
   const packaged = isPackaged(kernel) ? kernel : undefined;
+  const env = {
+    GUEST_TESTS: values.tests ?? (packaged?.tests ?? (values.smoke ? SMOKE_TESTS : TESTS)).join(':'),
+    UDP_FANOUT_TEST_SLOWNESS: String(SLOWNESS[speed]),
+    ...(packaged?.without && { GUEST_WITHOUT: packaged.without.join(':') }),
+  };
+  const log = join(rig.folder, 'logs', `${kernel.name}.log`);
+  mkdirSync(join(rig.folder, 'logs'), { recursive: true });
   try {
-    const boot = bring(kernel, rig, values.source);
-    if (!boot) {
-      result.notServed = true;
-      return result;
-    }
-    const env = {
-      GUEST_TESTS: values.tests ?? (packaged?.tests ?? (values.smoke ? SMOKE_TESTS : TESTS)).join(':'),
-      UDP_FANOUT_TEST_SLOWNESS: String(SLOWNESS[speed]),
-      ...(packaged?.without && { GUEST_WITHOUT: packaged.without.join(':') }),
-    };
-    const log = join(rig.folder, 'logs', `${kernel.name}.log`);
-    mkdirSync(join(rig.folder, 'logs'), { recursive: true });
     const disks = { root: rig.root(architecture), project: rig.project(architecture) };
-    const machine = {
-      architecture,
-      boot,
-      ...disks,
-      parameters: packaged?.parameters,
-      env,
-      log,
-      limit: LIMIT_MS[speed],
-    };
+    const parameters = packaged?.parameters;
+    const machine = { architecture, boot, ...disks, parameters, env, log, limit: LIMIT_MS[speed] };
     await runMachine(machine, (word) => result.hear(word));
   } catch (error) {
     result.obstacle = (error as Error).message;
   }
-  return result;
 }
 
-/** Writes the rows into the document; those of kernels that were not run now stay as they are. */
+/** Writes the rows of what went well into the document; the others stay as they are. */
 function record(results: readonly Result[]): void {
   const text = readFileSync(DOCUMENT, 'utf8');
   const found = /^([\s\S]*<!-- last run -->\n)([\s\S]*)(\n<!-- end -->[\s\S]*)$/.exec(text);
@@ -126,24 +132,30 @@ async function main(): Promise<number> {
     return 1;
   }
   const rig = new Rig(!values.smoke);
-  const results: Result[] = [];
-  const waiting = kernels.entries();
+  const runs = kernels.map((kernel) => {
+    const result = new Result(kernel.name, kernel.why);
+    return { kernel, result, boot: prepare(kernel, rig, result) };
+  });
+  print(`kernels: all is here that can be had, up to ${values.jobs} at once`);
+  const waiting = runs.values();
   /** Takes the next kernel until there is none; several of these share the list. */
   const worker = async () => {
-    for (const [at, kernel] of waiting) {
-      const result = await tryKernel(kernel, rig);
-      results[at] = result;
+    for (const { kernel, result, boot } of waiting) {
+      if (boot) await runKernel(kernel, boot, rig, result);
       print(result.line());
       for (const failure of result.failures(values.tests !== '')) print(`  FAILED ${failure}`);
       for (const name of result.skipped()) print(`  skipped ${name}`);
     }
   };
   await Promise.all(Array.from({ length: Number(values.jobs) }, worker));
+  const results = runs.map(({ result }) => result);
   print(['', ...HEAD, ...results.map((result) => result.row()), ''].join('\n'));
-  const failed = results.filter((result) => result.failures(values.tests !== '').length > 0).length;
-  const skipped = results.filter(({ notServed }) => notServed).length;
-  const passed = results.length - failed - skipped;
-  if (values.record && failed === 0) record(results);
+  const isWell = (result: Result) => result.failures(values.tests !== '').length === 0;
+  const skipped = results.filter(({ notToBeHad }) => notToBeHad).length;
+  const well = results.filter((result) => !result.notToBeHad && isWell(result));
+  const passed = well.length;
+  const failed = results.length - passed - skipped;
+  if (values.record) record(well);
   print(`kernels: ${passed} passed, ${failed} failed, ${skipped} skipped`);
   return failed === 0 && passed > 0 ? 0 : 1;
 }

@@ -14,10 +14,10 @@ export interface Built {
   readonly image: string;
 }
 
-/** Builds it, once for each tree and outside of the tree; `tree` is one to take instead of Debian's. */
-export function buildKernel(kernel: BuiltKernel, apt: AptRoot, cache: string, tree?: string): Built {
-  const debian = join(cache, kernel.sources);
-  const sources = tree ?? join(debian, kernel.sources);
+/** Builds it, once for each tree and outside of the tree; undefined where there are no sources but `tree`, and no tree. */
+export function buildKernel(kernel: BuiltKernel, apt: AptRoot, cache: string, tree?: string): Built | undefined {
+  const sources = kernel.sources === undefined ? tree : debianSources(kernel.sources, apt, cache);
+  if (sources === undefined) return undefined;
   const folder = join(cache, `built-${kernel.name}`);
   const image = join(folder, 'arch/x86/boot/bzImage');
   const stamp = join(folder, '.built');
@@ -25,16 +25,20 @@ export function buildKernel(kernel: BuiltKernel, apt: AptRoot, cache: string, tr
     return { image, release: readFileSync(stamp, 'utf8').split('\n')[1]! };
   const why = install(TOOLS);
   if (why) throw new Error(`${kernel.name} is built from sources: ${why}`);
-  if (!existsSync(sources)) unpackSources(kernel.sources, apt, debian);
   mkdirSync(folder, { recursive: true });
   const release = build(sources, folder);
   writeFileSync(stamp, `${sources}\n${release}\n`);
   return { image, release };
 }
 
-function unpackSources(name: string, apt: AptRoot, folder: string): void {
+/** Debian's package of sources, unpacked once. */
+function debianSources(name: string, apt: AptRoot, cache: string): string {
+  const folder = join(cache, name);
+  const sources = join(folder, name);
+  if (existsSync(sources)) return sources;
   apt.unpack(name, undefined, folder);
   run('tar', ['-xf', join(folder, `usr/src/${name}.tar.xz`), '-C', folder]);
+  return sources;
 }
 
 /** Returns what `uname -r` will say. */

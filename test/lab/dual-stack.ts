@@ -4,7 +4,7 @@
  *   client 10.0.0.9, fd00::9  eth0 ---- eth0  10.0.0.1, fd00::1 node veth10.. ---- eth0 10.0.1.10.., fd01::10.. pods
  *          10.100.0.9     eth0.100 ---- eth0.100 10.100.0.1
  */
-import { closing, type Host, type Pod, type Topology } from './host.ts';
+import { closing, type Host, hostIn, type Pod, type Topology } from './host.ts';
 import { CLIENT_MAC, NODE_MAC } from './ip.ts';
 import { type HostBlueprint, Lab, type Link } from './lab.ts';
 
@@ -57,23 +57,16 @@ export function dualStack({ vlan }: { readonly vlan: boolean }): DualStack {
     },
     links: [ends, ...facts.map(podLink)],
   });
-  const host = (name: string, ip: string, mac: string) => ({
-    name,
-    namespace: lab.namespace(name),
-    ip,
-    nic: 'eth0',
-    mac,
-  });
   const pod = (address: string, ip: string, { name, mac, hostInterface }: PodFacts): Pod => ({
-    ...host(name, ip, mac),
+    ...hostIn(lab, name, 'eth0', { ip, mac }),
     port: PORT,
     address,
     hostInterface,
   });
   return {
     ...closing(lab),
-    client: host('client', '10.0.0.9', CLIENT_MAC),
-    node: host('node', '10.0.0.1', NODE_MAC),
+    client: hostIn(lab, 'client', 'eth0', { ip: '10.0.0.9', mac: CLIENT_MAC }),
+    node: hostIn(lab, 'node', 'eth0', { ip: '10.0.0.1', mac: NODE_MAC }),
     pods: facts.map((facts) => pod(`${facts.ip}:${PORT}`, facts.ip, facts)),
     pods6: facts.map((facts) => pod(`[${facts.ip6}]:${PORT}`, facts.ip6, facts)),
     offload: (on) => lab.namespace('client').run('ethtool', ['-K', 'eth0', 'tx', on ? 'on' : 'off']),

@@ -6,7 +6,7 @@
  *                                |                    |  ens3 10.65.94.x, on it flannel.1 10.42.M.0
  *                          switch br100 (and br3 for ens3)
  */
-import { closing, type Host, type Pod, type Topology } from './host.ts';
+import { closing, type Host, hostIn, type Pod, type Topology } from './host.ts';
 import { type Blueprint, type HostBlueprint, Lab, type Link } from './lab.ts';
 
 export interface FlannelNode {
@@ -37,21 +37,16 @@ const POD_MTU = 1450;
 /** Builds the cluster. The client resolves each VIP to the first node, as when MetalLB's speaker there announces it. */
 export function flannel(nodes: readonly FlannelNode[], vips: readonly string[], port: number): Flannel {
   const lab = Lab.build(clusterBlueprint(nodes, vips));
-  const host = (name: string, ip: string, nic: string, mac: string) => ({
-    name,
-    namespace: lab.namespace(name),
-    ip,
-    nic,
-    mac,
-  });
   return {
     ...closing(lab),
-    client: host('vm-ext', CLIENT.ip, 'eth0', CLIENT.mac),
-    nodes: Object.fromEntries(nodes.map((node) => [node.name, host(node.name, node.ip, 'ens3.100', publicMac(node))])),
+    client: hostIn(lab, 'vm-ext', 'eth0', CLIENT),
+    nodes: Object.fromEntries(
+      nodes.map((node) => [node.name, hostIn(lab, node.name, 'ens3.100', { ip: node.ip, mac: publicMac(node) })]),
+    ),
     pods: nodes.flatMap((node) => {
       return node.pods.map((last) => {
         const { name, ip, mac, hostInterface } = podFacts(node, last);
-        return { ...host(name, ip, 'eth0', mac), port, address: `${ip}:${port}`, hostInterface };
+        return { ...hostIn(lab, name, 'eth0', { ip, mac }), port, address: `${ip}:${port}`, hostInterface };
       });
     }),
   };

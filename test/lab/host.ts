@@ -22,6 +22,11 @@ export interface Pod extends Host {
   readonly hostInterface: string;
 }
 
+/** A host of the lab whose namespace bears its name. */
+export function hostIn(lab: Lab, name: string, nic: string, { ip, mac }: Pick<Host, 'ip' | 'mac'>): Host {
+  return { name, namespace: lab.namespace(name), ip, nic, mac };
+}
+
 /** What every topology offers beside its hosts. */
 export interface Topology extends Disposable, AsyncDisposable {
   readonly lab: Lab;

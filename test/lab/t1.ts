@@ -5,7 +5,7 @@
  *
  * Routed: a /32 route for each pod, its gateway 169.254.1.1 (Calico's way). Bridged: cni0 10.0.1.1/24 (flannel's way).
  */
-import { closing, type Host, type Pod, type Topology } from './host.ts';
+import { closing, type Host, hostIn, type Pod, type Topology } from './host.ts';
 import { CLIENT_MAC, NODE_MAC } from './ip.ts';
 import { type Blueprint, Lab, type LinkEnd } from './lab.ts';
 
@@ -34,13 +34,6 @@ const PORT = 9000;
 /** Builds T1. */
 export function t1({ pods: count = 3, wiring = 'routed', checksums = 'computed', ipForward = 1 }: T1Options = {}): T1 {
   const lab = Lab.build(base(wiring, checksums, ipForward));
-  const host = (name: string, ip: string, mac: string) => ({
-    name,
-    namespace: lab.namespace(name),
-    ip,
-    nic: 'eth0',
-    mac,
-  });
   const pods: Pod[] = [];
   let next = 0;
   const addPods = (howMany: number): void => {
@@ -48,14 +41,14 @@ export function t1({ pods: count = 3, wiring = 'routed', checksums = 'computed',
     lab.extend(merged(indexes.map((index) => (wiring === 'routed' ? routedPod(index) : bridgedPod(index)))));
     for (const index of indexes) {
       const { name, ip, mac, hostInterface } = podFacts(index);
-      pods.push({ ...host(name, ip, mac), port: PORT, address: `${ip}:${PORT}`, hostInterface });
+      pods.push({ ...hostIn(lab, name, 'eth0', { ip, mac }), port: PORT, address: `${ip}:${PORT}`, hostInterface });
     }
   };
   addPods(count);
   return {
     ...closing(lab),
-    client: host('client', '10.0.0.9', CLIENT_MAC),
-    node: host('node', '10.0.0.1', NODE_MAC),
+    client: hostIn(lab, 'client', 'eth0', { ip: '10.0.0.9', mac: CLIENT_MAC }),
+    node: hostIn(lab, 'node', 'eth0', { ip: '10.0.0.1', mac: NODE_MAC }),
     pods,
     addPod: () => {
       addPods(1);

@@ -4,7 +4,7 @@
  *   client 2001:a61:35b3:1::9 -- router --+-- enp2s0 fd77:3be9:5d2e:1::a  node a  caliA -- pod ffcc::10
  *                        fd77:3be9:5d2e:1::1 +-- enp2s0 fd77:3be9:5d2e:1::b  node b  caliB -- pod ffcc::110
  */
-import { closing, type Host, type Pod, type Topology } from './host.ts';
+import { closing, type Host, hostIn, type Pod, type Topology } from './host.ts';
 import { type Blueprint, type HostBlueprint, Lab } from './lab.ts';
 
 export interface T8Options {
@@ -61,19 +61,16 @@ const B: NodeFacts = {
 /** Builds T8. */
 export function t8({ nextHop = 'global' }: T8Options = {}): T8 {
   const lab = Lab.build(blueprint(nextHop));
-  const host = (name: string, nic: string, { ip, mac }: { ip: string; mac: string }): Host => {
-    return { name, namespace: lab.namespace(name), ip, nic, mac };
-  };
   const pod = ({ name, pod: facts }: NodeFacts): Pod => {
     const { ip, hostInterface } = facts;
-    return { ...host(`pod-${name}`, 'eth0', facts), port: PORT, address: `[${ip}]:${PORT}`, hostInterface };
+    return { ...hostIn(lab, `pod-${name}`, 'eth0', facts), port: PORT, address: `[${ip}]:${PORT}`, hostInterface };
   };
   return {
     ...closing(lab),
-    client: host('client', 'eth0', CLIENT),
-    router: host('router', 'lan0', ROUTER),
-    a: host('a', 'enp2s0', A),
-    b: host('b', 'enp2s0', B),
+    client: hostIn(lab, 'client', 'eth0', CLIENT),
+    router: hostIn(lab, 'router', 'lan0', ROUTER),
+    a: hostIn(lab, 'a', 'enp2s0', A),
+    b: hostIn(lab, 'b', 'enp2s0', B),
     pods: [pod(A), pod(B)],
     vips: VIPS,
   };
