@@ -1,6 +1,6 @@
 import { defineConfig } from 'vitest/config';
+import { patient } from './lab/patience.ts';
 import { CountReporter } from './test/count.ts';
-import { patient } from './test/lab/patience.ts';
 
 export default defineConfig({
   test: {

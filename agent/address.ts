@@ -3,15 +3,19 @@ import { isIPv4, isIPv6 } from 'node:net';
 
 export type Family = 4 | 6;
 
-/** An IP address and UDP port. `ip` is canonical (RFC 5952 for IPv6), so equal addresses are equal text. */
-export interface SocketAddress {
+/** `ip` is canonical (RFC 5952 for IPv6), so equal addresses are equal text. */
+export interface IpAddress {
   readonly family: Family;
   readonly ip: string;
+}
+
+/** An IP address and UDP port. */
+export interface SocketAddress extends IpAddress {
   readonly port: number;
 }
 
 /** Parses an IP literal without brackets, port or zone into its family and canonical text; undefined if it is none. */
-export function parseIp(text: string): { family: Family; ip: string } | undefined {
+export function parseIp(text: string): IpAddress | undefined {
   if (isIPv4(text)) return { family: 4, ip: text };
   if (!isIPv6(text) || text.includes('%')) return undefined;
   // The URL parser writes IPv6 as RFC 5952 asks, but an embedded IPv4 in hex; that form is only of v4-mapped addresses.

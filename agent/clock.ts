@@ -1,5 +1,7 @@
-/** The clock that goes by itself; a test has one that stands still. */
-import type { Timer } from './reconciler.ts';
+/** Time as the agent takes it: a test has a clock that stands still. Nothing else of the agent asks for a timer. */
+
+/** Runs `task` once after so many milliseconds; the function returned calls it off. */
+export type Timer = (milliseconds: number, task: () => void) => () => void;
 
 export const setTimer: Timer = (milliseconds, task) => {
   const timer = setTimeout(task, milliseconds);

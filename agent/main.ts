@@ -2,14 +2,14 @@
 import { resolve } from 'node:path';
 import { formatAddress } from './address.ts';
 import { FollowedConfig } from './config/followed.ts';
-import { openDatapath } from './datapath/choice.ts';
+import { openDatapath } from './datapath/composite.ts';
 import { VERDICTS } from './datapath/tc/abi.ts';
 import { openTcDatapath } from './datapath/tc/datapath.ts';
-import { waysOut } from './datapath/tc/wayout.ts';
+import { egressLookup } from './datapath/tc/egress.ts';
 import { openUserspaceDatapath } from './datapath/userspace/datapath.ts';
 import { REASONS } from './datapath/userspace/reasons.ts';
 import { openSource } from './discovery/source.ts';
-import { openHealth } from './health/open.ts';
+import { openHealth } from './health/open-health.ts';
 import { type Identity, takeLock } from './lock.ts';
 import { type Log, type LogFormat, type LogLevel, openLog } from './log.ts';
 import { collectStartGarbage, keepHeapSmall } from './memory.ts';
@@ -71,7 +71,8 @@ async function start(
   const datapath = openDatapath({
     log,
     listeners,
-    openKernel: () => openTcDatapath({ log, objectPath, listeners, filters, waysOut: (links) => waysOut(host, links) }),
+    openKernel: () =>
+      openTcDatapath({ log, objectPath, listeners, filters, egressLookup: (links) => egressLookup(host, links) }),
     openUserspace: (isSafetyNet) => openUserspaceDatapath({ log, listeners, isSafetyNet }),
   });
   onClose(() => datapath.close());

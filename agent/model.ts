@@ -16,8 +16,8 @@ export const UNREADY = ['last_resort', 'never'] as const;
 export type Unready = (typeof UNREADY)[number];
 
 /** Where a listener's endpoints come from: a list in the config, or the EndpointSlices of a Service. */
-export type Source =
-  | { readonly kind: 'static'; readonly endpoints: readonly Endpoint[] }
+export type EndpointSpec =
+  | { readonly kind: 'static'; readonly list: readonly Endpoint[] }
   | {
       readonly kind: 'kubernetes';
       readonly namespace: string;
@@ -36,8 +36,8 @@ export interface Listener {
   /** Interfaces whose ingress we attach to; empty only for `mode: userspace`. */
   readonly interfaces: readonly string[];
   readonly mode: Mode;
-  readonly source: Source;
-  readonly sourceMode: SourceMode;
+  readonly endpoints: EndpointSpec;
+  readonly source: SourceMode;
   readonly settings: Settings;
 }
 
@@ -86,3 +86,9 @@ export const LIMITS = {
   downstreamsPerListener: 4096,
   weight: 256,
 } as const;
+
+/** The families that a bind takes: `[::]` takes IPv4 as well, as a dual-stack socket does (ipv6(7), IPV6_V6ONLY off). */
+export function familiesOf(listener: Pick<Listener, 'bind'>): readonly Family[] {
+  if (listener.bind.family === 4) return [4];
+  return listener.bind.ip === '::' ? [4, 6] : [6];
+}

@@ -2,24 +2,23 @@
  * One loop from what is wanted to what is there. Events only trigger it; it coalesces them, builds a blueprint from the
  * config, the endpoints and the host, hands it to the datapath, and tries again what could not be done.
  */
-import { now as clockNow, setTimer } from './clock.ts';
+import { now as clockNow, setTimer, type Timer } from './clock.ts';
 import type { Blueprint, Datapath, ListenerBlueprint, Problem } from './datapath/datapath.ts';
-import { familiesOf } from './datapath/datapath.ts';
-import type { EndpointSource } from './discovery/source.ts';
+import type { EndpointSource } from './discovery/endpoint-source.ts';
 import type { Health } from './health/health.ts';
 import type { Log } from './log.ts';
-import type { Downstream, Endpoint, Listener } from './model.ts';
+import { LogLimiter } from './log-limit.ts';
+import { type Downstream, type Endpoint, familiesOf, type Listener } from './model.ts';
 import type { Host } from './netlink/host.ts';
 import { placeListener } from './placement.ts';
 import { buildTable } from './table.ts';
-import { Troubles } from './troubles.ts';
 
 export interface ReconcilerDependencies {
   readonly log: Log;
   readonly listeners: readonly Listener[];
   readonly source: EndpointSource;
   /** Which endpoints may receive; all that are ready without it. */
-  readonly health?: Pick<Health, 'choose'>;
+  readonly health?: Pick<Health, 'select'>;
   readonly host: Pick<Host, 'links' | 'addresses'>;
   readonly datapath: Datapath;
   readonly timer?: Timer;
@@ -27,18 +26,15 @@ export interface ReconcilerDependencies {
   readonly now?: () => number;
 }
 
-/** Runs `task` once after so many milliseconds; the function returned calls it off. */
-export type Timer = (milliseconds: number, task: () => void) => () => void;
-
 /** At most 20 passes a second however many events there are; the first of a quiet time is at once. */
 const SPACING_MS = 50;
 const NOTHING: Built = { tables: [] };
 const RETRY_MS = { first: 1000, most: 30_000 };
 
 export class Reconciler {
-  readonly #with: ReconcilerDependencies;
+  readonly #deps: ReconcilerDependencies;
   readonly #timer: Timer;
-  readonly #troubles: Troubles;
+  readonly #alerts: LogLimiter;
   readonly #built = new Map<number, { readonly downstreams: readonly Downstream[]; readonly built: Built }>();
   #problems: ReadonlyMap<string, Problem> = new Map();
   #waiting: readonly Listener[] = [];
@@ -50,10 +46,10 @@ export class Reconciler {
   #closed = false;
 
   constructor(dependencies: ReconcilerDependencies) {
-    this.#with = dependencies;
+    this.#deps = dependencies;
     const { log, timer = setTimer, now = clockNow } = dependencies;
     this.#timer = timer;
-    this.#troubles = new Troubles({ log, timer, now });
+    this.#alerts = new LogLimiter({ log, timer, now });
     this.#waiting = dependencies.listeners;
   }
 
@@ -82,7 +78,7 @@ export class Reconciler {
   /** The listeners that receive, or will as soon as their endpoints are known. */
   running(): readonly Listener[] {
     const has = (subject: string) => this.#problems.has(subject);
-    return this.#with.listeners.filter(
+    return this.#deps.listeners.filter(
       ({ name, mode, interfaces }) =>
         !has('host') &&
         !has(`listener(${name})`) &&
@@ -95,22 +91,22 @@ export class Reconciler {
     this.#closed = true;
     this.#cancelPass?.();
     this.#cancelRetry?.();
-    this.#troubles.close();
+    this.#alerts.close();
   }
 
   #pass(): void {
     const problems = new Map<string, Problem>();
     for (const problem of this.#apply()) problems.set(problem.subject, problem);
-    for (const { subject, message } of problems.values()) this.#troubles.happens(subject, { message, level: 'error' });
+    for (const { subject, message } of problems.values()) this.#alerts.raise(subject, { message, level: 'error' });
     for (const subject of this.#problems.keys()) {
-      if (!problems.has(subject)) this.#troubles.isOver(subject, { message: 'recovered', fields: { subject } });
+      if (!problems.has(subject)) this.#alerts.resolve(subject, { message: 'recovered', fields: { subject } });
     }
     this.#problems = problems;
     this.#retry(problems.size > 0);
   }
 
   #apply(): readonly Problem[] {
-    const { datapath } = this.#with;
+    const { datapath } = this.#deps;
     try {
       const { blueprint, problems } = this.#blueprint();
       return [...problems, ...datapath.apply(blueprint)];
@@ -120,7 +116,7 @@ export class Reconciler {
   }
 
   #blueprint(): { blueprint: Blueprint; problems: readonly Problem[] } {
-    const { host, listeners, source } = this.#with;
+    const { host, listeners, source } = this.#deps;
     const links = host.links();
     const problems: Problem[] = [];
     const planned: ListenerBlueprint[] = [];
@@ -151,11 +147,11 @@ export class Reconciler {
 
   /** What no table of the listener takes is not probed either. */
   #choose(listener: Listener, endpoints: readonly Endpoint[]): readonly Downstream[] {
-    const { health } = this.#with;
+    const { health } = this.#deps;
     const takes = ({ address }: Endpoint) => familiesOf(listener).includes(address.family);
     // The same list again is no news to health, so it is left as it is where all of it is taken.
     const taken = endpoints.every(takes) ? endpoints : endpoints.filter(takes);
-    return health ? health.choose(listener, taken).downstreams : taken.filter(({ unready }) => !unready);
+    return health ? health.select(listener, taken).downstreams : taken.filter(({ unready }) => !unready);
   }
 
   /** A machine that does not fit now may fit later: an interface appears, memory is freed. */

@@ -2,8 +2,8 @@
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Namespace } from '../test/lab/namespace.ts';
-import { t1 } from '../test/lab/t1.ts';
+import type { Namespace } from '../lab/namespace.ts';
+import { singleNode } from '../lab/single-node.ts';
 import type { Bench, Report } from './report.ts';
 import { attachAgent } from './rig/attach-agent.ts';
 
@@ -69,7 +69,7 @@ async function run(): Promise<Report> {
 }
 
 async function runOnce(): Promise<Run> {
-  using topology = t1({ pods: 1 });
+  using topology = singleNode({ pods: 1 });
   const { node, pods } = topology;
   const listeners = [{ bind: `0.0.0.0:${LISTENER_PORT}`, downstreams: pods.map(({ address }) => address) }];
   const emptyProgram = await startEmpty(node.namespace);

@@ -1,12 +1,12 @@
 /** How fast the tables follow a Service, what that takes of memory, and what a roll does to datagrams meanwhile. */
 import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { Agent } from '../lab/agent.ts';
+import type { Pod } from '../lab/host.ts';
+import { type SingleNode, singleNode } from '../lab/single-node.ts';
+import { receive, startSending } from '../lab/traffic.ts';
 import { numberedSlice } from '../test/fake/api/churn.ts';
 import { aSlice } from '../test/fake/api/slices.ts';
-import type { Agent } from '../test/lab/agent.ts';
-import type { Pod } from '../test/lab/host.ts';
-import { type T1, t1 } from '../test/lab/t1.ts';
-import { receive, startSending } from '../test/lab/traffic.ts';
 import type { Bench, Figure, Report } from './report.ts';
 import { ENDPOINTS, type Followed, followed, NAMESPACE, PER_SLICE, SLICES } from './rig/followed.ts';
 import { TableWatch } from './rig/swaps.ts';
@@ -39,7 +39,7 @@ const NOTES = [
 ];
 
 async function following(): Promise<Figure[]> {
-  using lab = t1({ pods: 1 });
+  using lab = singleNode({ pods: 1 });
   using both = await followed(lab.node, 1);
   const times = await eventTimes(both);
   const swaps: number[] = [];
@@ -110,7 +110,7 @@ async function stormSwaps({ agent, api }: Followed): Promise<number> {
 }
 
 async function rolling(): Promise<Figure[]> {
-  using lab = t1({ pods: 2 * SLICES });
+  using lab = singleNode({ pods: 2 * SLICES });
   for (const [index, pod] of lab.pods.entries()) giveNetwork(lab, pod, index);
   const [before, after] = [lab.pods.slice(0, SLICES), lab.pods.slice(SLICES)];
   using both = await followed(lab.node, 1, async (api) => {
@@ -150,7 +150,7 @@ function figure(what: string, value: number): Figure {
 }
 
 /** The pod answers for a network of its own: one receiver stands for a slice full of pods. */
-function giveNetwork({ node }: T1, { namespace, ip, hostInterface, mac }: Pod, index: number): void {
+function giveNetwork({ node }: SingleNode, { namespace, ip, hostInterface, mac }: Pod, index: number): void {
   namespace.ip([`route add local ${networkOf(index)}.0/24 dev lo`]);
   node.namespace.ip([
     `neigh replace ${ip} lladdr ${mac} dev ${hostInterface} nud permanent`,
@@ -173,7 +173,7 @@ async function ledger(agent: Agent): Promise<{ received: number; forwarded: numb
 }
 
 async function memory(): Promise<Figure> {
-  using lab = t1({ pods: 1 });
+  using lab = singleNode({ pods: 1 });
   using both = await followed(lab.node, SLICES);
   await sleep(IDLE_MS);
   const { status } = await both.agent.get('/metrics');

@@ -1,6 +1,6 @@
 /** What the program costs: traffic that is not a listener's, and a datagram that is. */
-import { tcp4, tcp6, udp4, udp6 } from '../test/lab/frame.ts';
-import { interfaceIndex } from '../test/lab/libc.ts';
+import { tcp4, tcp6, udp4, udp6 } from '../lab/frame.ts';
+import { interfaceIndex } from '../lab/libc.ts';
 import { type Bench, type BenchOptions, eachRound, type Figure, type Report } from './report.ts';
 import { measured } from './rig/cpu.ts';
 import { type LoadedNode, loadedNode, NODE6, PAIR, PORT, type Subject } from './rig/loaded-node.ts';

@@ -3,9 +3,9 @@ import { once } from 'node:events';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Agent, type AgentOptions, startAgent } from '../test/lab/agent.ts';
-import type { Host } from '../test/lab/host.ts';
-import { t1 } from '../test/lab/t1.ts';
+import { type Agent, type AgentOptions, startAgent } from '../lab/agent.ts';
+import type { Host } from '../lab/host.ts';
+import { singleNode } from '../lab/single-node.ts';
 import type { Bench, Figure, Report, Target } from './report.ts';
 import type { LoopDelay } from './rig/loop-delay.ts';
 
@@ -44,7 +44,7 @@ export const health: Bench = {
 };
 
 async function run(): Promise<Report> {
-  using topology = t1({ pods: 1 });
+  using topology = singleNode({ pods: 1 });
   const { node, pods } = topology;
   const pod = pods[0]!;
   node.namespace.ip([`route add ${RANGE} via ${pod.ip} dev ${pod.hostInterface} onlink`]);

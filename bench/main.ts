@@ -2,7 +2,7 @@
 import { existsSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
-import { labObstacle } from '../test/lab/lab.ts';
+import { labObstacle } from '../lab/lab.ts';
 import { agent } from './agent.ts';
 import { discovery } from './discovery.ts';
 import { foreign } from './foreign.ts';

@@ -3,10 +3,10 @@
  * datagrams through the kernel path, and a live table of what it does. Ctrl-C removes all of it.
  */
 import { parseArgs } from 'node:util';
-import { startAgent } from '../test/lab/agent.ts';
-import { labObstacle } from '../test/lab/lab.ts';
-import { t1 } from '../test/lab/t1.ts';
-import { receive, startSending } from '../test/lab/traffic.ts';
+import { startAgent } from '../lab/agent.ts';
+import { labObstacle } from '../lab/lab.ts';
+import { singleNode } from '../lab/single-node.ts';
+import { receive, startSending } from '../lab/traffic.ts';
 import { Screen, table } from './screen.ts';
 
 const LISTENER = 'syslog';
@@ -23,7 +23,7 @@ const ended = Promise.race([
   ...(['SIGINT', 'SIGTERM'] as const).map((signal) => new Promise((resolve) => process.once(signal, resolve))),
   ...(values.seconds ? [new Promise((resolve) => setTimeout(resolve, Number(values.seconds) * 1000))] : []),
 ]);
-await using lab = t1();
+await using lab = singleNode();
 const { client, node, pods } = lab;
 const agent = startAgent(node, {
   listeners: [

@@ -63,7 +63,7 @@ async function buildBundle() {
     entryPoints: {
       'udp-fanout': join(ROOT, 'agent/entry.ts'),
       // A worker thread starts from a file of its own.
-      'udp-fanout-worker': join(ROOT, 'agent/datapath/userspace/worker.ts'),
+      'udp-fanout-worker': join(ROOT, 'agent/datapath/userspace/workers/worker.ts'),
     },
     outdir: DIST,
     // Beside the entry: a module finds package.json and the BPF object from wherever it ends up.

@@ -1,5 +1,5 @@
 /** Reads "IP:port" as people write it, and says what to write instead where it is not one. */
-import { type Family, ipBytes, isWildcard, parseIp, type SocketAddress } from '../address.ts';
+import { type IpAddress, ipBytes, isWildcard, parseIp, type SocketAddress } from '../address.ts';
 import { quote } from './position.ts';
 
 export const WANT_ADDRESS = 'want "IP:port" such as "10.0.1.10:5514" or "[fd00::1]:5514"';
@@ -56,7 +56,7 @@ function readBracketed(inside: string, rest: string): SocketAddress | string {
   return withPort(ip, rest.slice(1));
 }
 
-function withPort({ family, ip }: { family: Family; ip: string }, text: string): SocketAddress | string {
+function withPort({ family, ip }: IpAddress, text: string): SocketAddress | string {
   if (text === '') return 'the port is missing after ":", want 1 to 65535';
   if (!/^(0|[1-9]\d*)$/.test(text)) return `port ${quote(text)} is not a number, want 1 to 65535`;
   const port = Number(text);

@@ -1,7 +1,7 @@
 /** From YAML text to plain data: what is written, where, and what this config does not take of YAML. */
 import { isScalar, type ParsedNode, parseDocument, type YAMLError } from 'yaml';
 import { plainValue } from './plain.ts';
-import { type Locate, locator, type Mistake, type Path, type Position, positionsIn } from './position.ts';
+import { type Diagnostic, type Locate, locator, type Path, type Position, positionsIn } from './position.ts';
 
 export interface Document {
   /** Plain data; a value that could not be read is undefined under its key. The whole is undefined for an unusable file. */
@@ -9,7 +9,7 @@ export interface Document {
   /** Paths whose value could not be read and has been reported. */
   readonly unread: readonly Path[];
   readonly locate: Locate;
-  readonly mistakes: readonly Mistake[];
+  readonly diagnostics: readonly Diagnostic[];
 }
 
 /** Reads one YAML 1.2 document (core schema), without anchors, aliases and tags. Never throws for what the text says. */
@@ -30,14 +30,16 @@ export function readDocument(fileText: string): Document {
   });
   // Every tag is refused with the plain values, known or not.
   const errors = [...document.errors, ...document.warnings.filter((warning) => warning.code !== 'TAG_RESOLVE_FAILED')];
-  const mistakes = firstOfEachLine(withoutAftermath(errors).map((error) => syntaxMistake(text, positionOf, error)));
+  const diagnostics = firstOfEachLine(
+    withoutAftermath(errors).map((error) => syntaxDiagnostic(text, positionOf, error)),
+  );
   // What stands after a syntax error is guesswork, and so would be its mistakes.
-  if (errors.some((error) => error.code !== 'MULTIPLE_DOCS')) return unusable(mistakes);
+  if (errors.some((error) => error.code !== 'MULTIPLE_DOCS')) return unusable(diagnostics);
   const root = document.contents;
-  if (root === null || isBlank(root)) return unusable([{ line: 1, col: 1, message: EMPTY }, ...mistakes]);
+  if (root === null || isBlank(root)) return unusable([{ line: 1, col: 1, message: EMPTY }, ...diagnostics]);
   const { value, unread, refusals } = plainValue(root, (offset) => positionOf(offset).line);
   const refused = refusals.map(({ offset, message }) => ({ ...positionOf(offset), message }));
-  return { value, unread, locate: locator(root, positionOf), mistakes: [...mistakes, ...refused] };
+  return { value, unread, locate: locator(root, positionOf), diagnostics: [...diagnostics, ...refused] };
 }
 
 const EMPTY = 'the file is empty, want YAML with at least "listeners:"';
@@ -46,8 +48,8 @@ function isBlank(root: ParsedNode): boolean {
   return isScalar(root) && root.value === null && root.source === '';
 }
 
-function unusable(mistakes: readonly Mistake[]): Document {
-  return { value: undefined, unread: [], locate: () => ({ line: 1, col: 1 }), mistakes };
+function unusable(diagnostics: readonly Diagnostic[]): Document {
+  return { value: undefined, unread: [], locate: () => ({ line: 1, col: 1 }), diagnostics };
 }
 
 // After an error that ends the document the parser stumbles over every token that follows.
@@ -56,12 +58,12 @@ function withoutAftermath(errors: readonly YAMLError[]): readonly YAMLError[] {
 }
 
 // One slip makes the parser stumble several times on its line; what follows the first says nothing new.
-function firstOfEachLine(mistakes: readonly Mistake[]): readonly Mistake[] {
+function firstOfEachLine(diagnostics: readonly Diagnostic[]): readonly Diagnostic[] {
   const seen = new Set<number>();
-  return mistakes.filter(({ line }) => !seen.has(line) && seen.add(line));
+  return diagnostics.filter(({ line }) => !seen.has(line) && seen.add(line));
 }
 
-function syntaxMistake(text: string, positionOf: (offset: number) => Position, error: YAMLError): Mistake {
+function syntaxDiagnostic(text: string, positionOf: (offset: number) => Position, error: YAMLError): Diagnostic {
   const address = unquotedAddress(text, error.pos[0]);
   if (address === undefined) return { ...positionOf(error.pos[0]), message: syntaxMessage(error) };
   const message = `not valid YAML: a value that starts with "[" is a list, want it in quotes: "${address.text}"`;

@@ -1,13 +1,13 @@
 /** From the schema's issues to findings that say what was found, what is wanted and where. */
 import type * as z from 'zod';
 import { isSameWord, nearest } from './nearest.ts';
-import { type Finding, type Path, pathText, quote } from './position.ts';
+import { type Path, type PathDiagnostic, pathText, quote } from './position.ts';
 import { allowedKeys } from './schema.ts';
 
 type Issue = z.core.$ZodIssue;
 
 /** One finding for each wrong value and unknown key. `value` is the data that the issues are about. */
-export function explain(issues: readonly Issue[], value: unknown): readonly Finding[] {
+export function explain(issues: readonly Issue[], value: unknown): readonly PathDiagnostic[] {
   const seen = new Set<string>();
   return issues.flatMap((issue) => {
     if (issue.code === 'unrecognized_keys') return issue.keys.map((key) => unknownKey(pathOf(issue), key));
@@ -37,7 +37,7 @@ export function misspelt(issues: readonly Issue[], value: unknown): readonly { m
   });
 }
 
-function unknownKey(parent: Path, key: string): Finding {
+function unknownKey(parent: Path, key: string): PathDiagnostic {
   const path = [...parent, key];
   return { path, at: 'key', message: `${pathText(path)}: unknown key, ${hintFor(parent, key)}` };
 }
@@ -55,10 +55,10 @@ function hintFor(parent: Path, key: string): string {
   return `want one of ${known.join(', ')}`;
 }
 
-function wrongValue(issue: Issue, value: unknown): Finding {
+function wrongValue(issue: Issue, value: unknown): PathDiagnostic {
   const path = pathOf(issue);
   const place = pathText(path);
-  const finding = (message: string): Finding => ({ path, at: 'value', message });
+  const finding = (message: string): PathDiagnostic => ({ path, at: 'value', message });
   if (value === undefined) {
     const parent = path.slice(0, -1);
     const start = parent.length === 0 ? '' : `${pathText(parent)}: `;

@@ -2,14 +2,14 @@
 import { formatAddress, isWildcard, type SocketAddress } from '../address.ts';
 import { LIMITS } from '../model.ts';
 import type { DraftDownstream, DraftListener } from './draft.ts';
-import { type Finding, type Locate, type Path, pathText, quote } from './position.ts';
+import { type Locate, type Path, type PathDiagnostic, pathText, quote } from './position.ts';
 import { addressOf, repeats } from './repeats.ts';
 import { DEFAULTS } from './schema.ts';
 
 type Downstreams = readonly (DraftDownstream | undefined)[];
 
 /** Everything between the keys of the listener at `path` that is wrong. */
-export function listenerFindings(listener: DraftListener, path: Path, locate: Locate): readonly Finding[] {
+export function listenerFindings(listener: DraftListener, path: Path, locate: Locate): readonly PathDiagnostic[] {
   const downstreams = listener.downstream ?? [];
   const place = [...path, 'downstream'];
   return [
@@ -22,14 +22,14 @@ export function listenerFindings(listener: DraftListener, path: Path, locate: Lo
   ];
 }
 
-function interfaceChoice(listener: DraftListener, path: Path): readonly Finding[] {
+function interfaceChoice(listener: DraftListener, path: Path): readonly PathDiagnostic[] {
   const { interfaces } = listener;
   const here = pathText(path);
   if ('interface' in listener && 'interfaces' in listener) {
     const message = `${here}.interfaces: stands beside interface, want one of the two`;
     return [{ path: [...path, 'interfaces'], at: 'key', message }];
   }
-  const repeated = repeats(interfaces ?? []).map(({ index, first, text }): Finding => {
+  const repeated = repeats(interfaces ?? []).map(({ index, first, text }): PathDiagnostic => {
     const place = [...path, 'interfaces', index];
     const message = `${pathText(place)} ${quote(text)}: interfaces[${first}] is the same, want each interface once`;
     return { path: place, at: 'value', message };
@@ -49,7 +49,7 @@ function needsInterface(listener: DraftListener): boolean {
   return mode !== undefined && mode !== 'userspace';
 }
 
-function sourceChoice(listener: DraftListener, path: Path, locate: Locate): readonly Finding[] {
+function sourceChoice(listener: DraftListener, path: Path, locate: Locate): readonly PathDiagnostic[] {
   const written = (['kubernetes', 'downstream'] as const).filter((key) => key in listener);
   const here = pathText(path);
   if (written.length === 1) return [];
@@ -63,7 +63,7 @@ function sourceChoice(listener: DraftListener, path: Path, locate: Locate): read
   return [{ path: [...path, second?.key ?? ''], at: 'key', message }];
 }
 
-function downstreamCount(listener: DraftListener, path: Path): readonly Finding[] {
+function downstreamCount(listener: DraftListener, path: Path): readonly PathDiagnostic[] {
   const count = listener.downstream?.length;
   if (count === undefined || (count > 0 && count <= LIMITS.downstreamsPerListener)) return [];
   const message = `${pathText(path)}: has ${count} downstreams, want 1 to ${LIMITS.downstreamsPerListener}`;
@@ -71,7 +71,7 @@ function downstreamCount(listener: DraftListener, path: Path): readonly Finding[
 }
 
 /** A slot table holds each downstream as often as its weight says, after what all weights share is divided out. */
-function slotCount(downstreams: Downstreams, path: Path): readonly Finding[] {
+function slotCount(downstreams: Downstreams, path: Path): readonly PathDiagnostic[] {
   const weights = downstreams.map((downstream) => {
     return downstream && 'weight' in downstream ? downstream.weight : DEFAULTS.weight;
   });
@@ -88,9 +88,9 @@ function greatestCommonDivisor(a: number, b: number): number {
   return b === 0 ? a : greatestCommonDivisor(b, a % b);
 }
 
-function repeatedDownstreams(downstreams: Downstreams, path: Path, locate: Locate): readonly Finding[] {
+function repeatedDownstreams(downstreams: Downstreams, path: Path, locate: Locate): readonly PathDiagnostic[] {
   const finding = (key: 'name' | 'address') => {
-    return ({ index, first, text }: { index: number; first: number; text: string }): Finding => {
+    return ({ index, first, text }: { index: number; first: number; text: string }): PathDiagnostic => {
       const place = [...path, index, key];
       const { line } = locate([...path, first, key], 'value');
       const message = `${pathText(place)} ${quote(text)}: downstream[${first}] in line ${line} has this ${key}, want another`;
@@ -104,7 +104,7 @@ function repeatedDownstreams(downstreams: Downstreams, path: Path, locate: Locat
   ];
 }
 
-function againstBind(downstreams: Downstreams, bind: SocketAddress | undefined, path: Path): readonly Finding[] {
+function againstBind(downstreams: Downstreams, bind: SocketAddress | undefined, path: Path): readonly PathDiagnostic[] {
   if (bind === undefined) return [];
   return downstreams.flatMap((downstream, index) => {
     const address = addressOf(downstream?.address);

@@ -1,15 +1,15 @@
 /** From a YAML file to a Config, or to every mistake in it with line and column. */
 import { readFileSync } from 'node:fs';
 import type { SocketAddress } from '../address.ts';
-import type { Listener, Settings, Source } from '../model.ts';
+import type { EndpointSpec, Listener, Settings } from '../model.ts';
 import { type Document, readDocument } from './document.ts';
 import { draftOf } from './draft.ts';
 import { explain, misspelt, pathOf } from './explain.ts';
-import { type Locate, type Mistake, type Path, pathText, placed } from './position.ts';
+import { type Diagnostic, type Locate, type Path, pathText, placed } from './position.ts';
 import { crossFindings } from './rules.ts';
 import { type ConfigOutput, configSchema, type LOG_FORMATS, type LOG_LEVELS, type PROTOCOLS } from './schema.ts';
 
-export type { Mistake } from './position.ts';
+export type { Diagnostic } from './position.ts';
 
 export interface Config {
   readonly listeners: readonly Listener[];
@@ -40,12 +40,12 @@ export interface Surroundings {
 export class ConfigError extends Error {
   override readonly name = 'ConfigError';
   readonly file: string;
-  readonly mistakes: readonly Mistake[];
+  readonly diagnostics: readonly Diagnostic[];
 
-  constructor(file: string, mistakes: readonly Mistake[], options?: ErrorOptions) {
-    super(mistakes.map(({ line, col, message }) => `${file}:${line}:${col}: ${message}`).join('\n'), options);
+  constructor(file: string, diagnostics: readonly Diagnostic[], options?: ErrorOptions) {
+    super(diagnostics.map(({ line, col, message }) => `${file}:${line}:${col}: ${message}`).join('\n'), options);
     this.file = file;
-    this.mistakes = mistakes;
+    this.diagnostics = diagnostics;
   }
 }
 
@@ -57,16 +57,16 @@ export function loadConfig(file: string, surroundings: Surroundings = {}): Confi
 /** Checks the YAML in `text`; `file` only names it. Throws ConfigError with every mistake, in the order of the file. */
 export function parseConfig(text: string, file: string, surroundings: Surroundings = {}): Config {
   const document = readDocument(text);
-  if (document.value === undefined) throw new ConfigError(file, inOrder(document.mistakes));
+  if (document.value === undefined) throw new ConfigError(file, inOrder(document.diagnostics));
   const parsed = configSchema.safeParse(document.value);
-  const mistakes = [...document.mistakes, ...findMistakes(document, parsed.error?.issues ?? [])];
-  if (parsed.data === undefined || mistakes.length > 0) throw new ConfigError(file, inOrder(mistakes));
+  const diagnostics = [...document.diagnostics, ...findMistakes(document, parsed.error?.issues ?? [])];
+  if (parsed.data === undefined || diagnostics.length > 0) throw new ConfigError(file, inOrder(diagnostics));
   return toConfig(parsed.data, surroundings);
 }
 
 type Issues = Parameters<typeof explain>[0];
 
-function findMistakes({ value, unread, locate }: Document, issues: Issues): readonly Mistake[] {
+function findMistakes({ value, unread, locate }: Document, issues: Issues): readonly Diagnostic[] {
   const slips = misspelt(issues, value);
   const meant = slips.map((slip) => slip.meant);
   const reported = new Set([...unread, ...meant].map(pathText));
@@ -79,8 +79,8 @@ function findMistakes({ value, unread, locate }: Document, issues: Issues): read
   return findings.map((finding) => placed(finding, locateMeant));
 }
 
-function inOrder(mistakes: readonly Mistake[]): readonly Mistake[] {
-  return mistakes.toSorted((a, b) => a.line - b.line || a.col - b.col);
+function inOrder(diagnostics: readonly Diagnostic[]): readonly Diagnostic[] {
+  return diagnostics.toSorted((a, b) => a.line - b.line || a.col - b.col);
 }
 
 function toConfig({ listeners, health, metrics, log }: ConfigOutput, { podNamespace }: Surroundings): Config {
@@ -91,8 +91,8 @@ function toConfig({ listeners, health, metrics, log }: ConfigOutput, { podNamesp
       bind: listener.bind,
       interfaces: listener.interfaces ?? (listener.interface === undefined ? [] : [listener.interface]),
       mode: listener.mode,
-      source: toSource(listener, health.enabled, podNamespace),
-      sourceMode: listener.source,
+      endpoints: toEndpoints(listener, health.enabled, podNamespace),
+      source: listener.source,
       settings: toSettings(listener.settings),
     })),
     health: {
@@ -109,16 +109,16 @@ function toConfig({ listeners, health, metrics, log }: ConfigOutput, { podNamesp
   };
 }
 
-function toSource(
+function toEndpoints(
   { kubernetes, downstream }: ConfigOutput['listeners'][number],
   isProbed: boolean,
   podNamespace = '',
-): Source {
+): EndpointSpec {
   if (kubernetes === undefined) {
     const endpoints = (downstream ?? []).map(({ name, address, weight }) => {
       return { address, weight, ...(name === undefined ? {} : { name }) };
     });
-    return { kind: 'static', endpoints };
+    return { kind: 'static', list: endpoints };
   }
   const { service, port } = kubernetes;
   const namespace = kubernetes.namespace ?? (podNamespace.trim() || 'default');

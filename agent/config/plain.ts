@@ -2,7 +2,7 @@
 import { isAlias, isMap, isScalar, isSeq, type Node } from 'yaml';
 import { type Path, pathText } from './position.ts';
 
-export interface Refusal {
+export interface OffsetDiagnostic {
   readonly offset: number;
   readonly message: string;
 }
@@ -11,7 +11,7 @@ export interface PlainValue {
   readonly value: unknown;
   /** Paths whose value is undefined because it was refused. */
   readonly unread: readonly Path[];
-  readonly refusals: readonly Refusal[];
+  readonly refusals: readonly OffsetDiagnostic[];
 }
 
 /**
@@ -19,7 +19,7 @@ export interface PlainValue {
  * reviewed line by line. Of a key written twice the first counts, and the second is refused.
  */
 export function plainValue(root: Node, lineOf: (offset: number) => number): PlainValue {
-  const refusals: Refusal[] = [];
+  const refusals: OffsetDiagnostic[] = [];
   const unread: Path[] = [];
 
   const refuse = (node: Node, message: string) => {

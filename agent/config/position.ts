@@ -9,12 +9,12 @@ export interface Position {
   readonly col: number;
 }
 
-export interface Mistake extends Position {
+export interface Diagnostic extends Position {
   readonly message: string;
 }
 
 /** Something wrong at a path: `key` points at the word that names it, `value` at what is written there. */
-export interface Finding {
+export interface PathDiagnostic {
   readonly path: Path;
   readonly at: 'key' | 'value';
   readonly message: string;
@@ -57,7 +57,7 @@ export function positionsIn(text: string): (offset: number) => Position {
 }
 
 /** A finding with its line and column. */
-export function placed(finding: Finding, locate: Locate): Mistake {
+export function placed(finding: PathDiagnostic, locate: Locate): Diagnostic {
   return { ...locate(finding.path, finding.at), message: finding.message };
 }
 

@@ -3,12 +3,12 @@ import { formatAddress } from '../address.ts';
 import { LIMITS } from '../model.ts';
 import type { Draft, DraftListener } from './draft.ts';
 import { listenerFindings } from './listener-rules.ts';
-import type { Finding, Locate, Path } from './position.ts';
+import type { Locate, Path, PathDiagnostic } from './position.ts';
 import { addressOf, repeats } from './repeats.ts';
 import { DEFAULTS } from './schema.ts';
 
 /** Everything between keys that is wrong; what the schema refused is left out of the draft and not judged again. */
-export function crossFindings(draft: Draft, locate: Locate): readonly Finding[] {
+export function crossFindings(draft: Draft, locate: Locate): readonly PathDiagnostic[] {
   const listeners = draft.listeners ?? [];
   return [
     ...listenerCount(draft),
@@ -23,14 +23,14 @@ export function crossFindings(draft: Draft, locate: Locate): readonly Finding[] 
   ];
 }
 
-function listenerCount(draft: Draft): readonly Finding[] {
+function listenerCount(draft: Draft): readonly PathDiagnostic[] {
   const count = draft.listeners?.length;
   if (count === undefined || (count > 0 && count <= LIMITS.listeners)) return [];
   const message = `listeners: has ${count} listeners, want 1 to ${LIMITS.listeners}`;
   return [{ path: ['listeners'], at: 'value', message }];
 }
 
-function repeatedNames(listeners: readonly (DraftListener | undefined)[], locate: Locate): readonly Finding[] {
+function repeatedNames(listeners: readonly (DraftListener | undefined)[], locate: Locate): readonly PathDiagnostic[] {
   return repeats(listeners.map((listener) => listener?.name)).map(({ index, first, text }) => {
     const path = ['listeners', index, 'name'];
     const { line } = locate(['listeners', first, 'name'], 'value');
@@ -39,7 +39,7 @@ function repeatedNames(listeners: readonly (DraftListener | undefined)[], locate
   });
 }
 
-function repeatedBinds(listeners: readonly (DraftListener | undefined)[], locate: Locate): readonly Finding[] {
+function repeatedBinds(listeners: readonly (DraftListener | undefined)[], locate: Locate): readonly PathDiagnostic[] {
   const binds = listeners.map((listener) => addressOf(listener?.bind));
   return repeats(binds.map((bind) => bind && formatAddress(bind))).map(({ index, first, text }) => {
     const { line } = locate(['listeners', first, 'bind'], 'value');
@@ -51,7 +51,7 @@ function repeatedBinds(listeners: readonly (DraftListener | undefined)[], locate
 }
 
 /** UDP and TCP ports do not collide, but one number for both is a slip far more often than a plan. */
-function metricsPort({ listeners = [], metrics }: Draft, locate: Locate): readonly Finding[] {
+function metricsPort({ listeners = [], metrics }: Draft, locate: Locate): readonly PathDiagnostic[] {
   if (metrics === undefined || metrics.enabled === false) return [];
   const isWritten = 'bind' in metrics;
   const served = addressOf(isWritten ? metrics.bind : DEFAULTS.metricsBind);
@@ -67,7 +67,7 @@ function metricsPort({ listeners = [], metrics }: Draft, locate: Locate): readon
   });
 }
 
-function healthTimes({ health }: Draft): readonly Finding[] {
+function healthTimes({ health }: Draft): readonly PathDiagnostic[] {
   if (health === undefined) return [];
   const interval = 'interval_secs' in health ? health.interval_secs : DEFAULTS.intervalSecs;
   const timeout = 'timeout_secs' in health ? health.timeout_secs : DEFAULTS.timeoutSecs;
@@ -82,7 +82,7 @@ function healthTimes({ health }: Draft): readonly Finding[] {
 }
 
 /** Only who answers probes is a last resort: without probes the key would promise what it cannot do. */
-function unprobedResorts(draft: Draft): readonly Finding[] {
+function unprobedResorts(draft: Draft): readonly PathDiagnostic[] {
   const { listeners = [], health } = draft;
   if ('health' in draft && health?.enabled !== false) return [];
   return listeners.flatMap((listener, index) => {

@@ -1,5 +1,5 @@
 /** What forwards: the interface that the kernel path and the worker pool both stand behind. */
-import type { Family } from '../address.ts';
+import type { IpAddress } from '../address.ts';
 import type { Listener, SlotTable } from '../model.ts';
 
 /** All that a datapath has to know of the world, as plain data; `apply` makes it so. */
@@ -7,11 +7,6 @@ export interface Blueprint {
   /** The node's own addresses, which wildcard binds match. */
   readonly addresses: readonly IpAddress[];
   readonly listeners: readonly ListenerBlueprint[];
-}
-
-export interface IpAddress {
-  readonly family: Family;
-  readonly ip: string;
 }
 
 export interface ListenerBlueprint {
@@ -63,10 +58,4 @@ export interface Datapath {
   counters(): readonly ListenerCounters[];
   /** Removes what is ours from the host. */
   close(): void;
-}
-
-/** The families that a bind takes: `[::]` takes IPv4 as well, as a dual-stack socket does (ipv6(7), IPV6_V6ONLY off). */
-export function familiesOf(listener: Pick<Listener, 'bind'>): readonly Family[] {
-  if (listener.bind.family === 4) return [4];
-  return listener.bind.ip === '::' ? [4, 6] : [6];
 }

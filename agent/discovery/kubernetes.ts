@@ -1,14 +1,13 @@
 /** The endpoints of listeners that name a Service: one stream for each, whoever asks for it. */
-import { now as clockNow, setTimer } from '../clock.ts';
+import { now as clockNow, setTimer, type Timer } from '../clock.ts';
 import type { Log } from '../log.ts';
-import type { Endpoint, Listener, Source } from '../model.ts';
-import type { Timer } from '../reconciler.ts';
-import { Troubles } from '../troubles.ts';
+import { LogLimiter } from '../log-limit.ts';
+import type { Endpoint, EndpointSpec, Listener } from '../model.ts';
 import { openSliceApi, type SliceApi } from './api.ts';
 import { openCredentials } from './credentials.ts';
+import type { LiveSource } from './endpoint-source.ts';
 import { resolveEndpoints } from './endpoints.ts';
-import type { LiveSource } from './source.ts';
-import { SliceStream } from './stream.ts';
+import { SliceReflector } from './slice-reflector.ts';
 
 export interface KubernetesDependencies {
   readonly listeners: readonly Listener[];
@@ -19,7 +18,7 @@ export interface KubernetesDependencies {
   readonly random?: () => number;
 }
 
-type KubernetesSource = Extract<Source, { kind: 'kubernetes' }>;
+type ServiceSpec = Extract<EndpointSpec, { kind: 'kubernetes' }>;
 
 interface Known {
   readonly version: number;
@@ -35,43 +34,43 @@ export function openKubernetesSource({
   now = clockNow,
   random = Math.random,
 }: KubernetesDependencies): LiveSource {
-  const troubles = new Troubles({ log, now, timer });
+  const alerts = new LogLimiter({ log, now, timer });
   /** What was remarked of each listener's slices last, by its id. */
   const remarked = new Map<number, readonly string[]>();
   const known = new Map<number, Known>();
   let changed = () => {};
-  const streams = new Map<string, SliceStream>();
-  for (const { source } of listeners) {
-    if (source.kind !== 'kubernetes' || streams.has(keyOf(source))) continue;
-    const { namespace, service } = source;
+  const streams = new Map<string, SliceReflector>();
+  for (const { endpoints: spec } of listeners) {
+    if (spec.kind !== 'kubernetes' || streams.has(keyOf(spec))) continue;
+    const { namespace, service } = spec;
     const onChange = () => changed();
-    streams.set(keyOf(source), new SliceStream({ namespace, service, api, log, timer, now, random, onChange }));
+    streams.set(keyOf(spec), new SliceReflector({ namespace, service, api, log, timer, now, random, onChange }));
   }
 
-  const remark = (listener: Listener, { namespace, service }: KubernetesSource, remarks: readonly string[]) => {
+  const remark = (listener: Listener, { namespace, service }: ServiceSpec, remarks: readonly string[]) => {
     const fields = { listener: listener.name, namespace, service };
-    for (const message of remarks) troubles.happens(`${listener.id} ${message}`, { message, fields });
+    for (const message of remarks) alerts.raise(`${listener.id} ${message}`, { message, fields });
     for (const old of remarked.get(listener.id) ?? []) {
-      if (!remarks.includes(old)) troubles.isOver(`${listener.id} ${old}`, { message: `no longer: ${old}`, fields });
+      if (!remarks.includes(old)) alerts.resolve(`${listener.id} ${old}`, { message: `no longer: ${old}`, fields });
     }
     remarked.set(listener.id, remarks);
   };
 
-  const resolve = (listener: Listener, source: KubernetesSource, stream: SliceStream): readonly Endpoint[] => {
-    const { endpoints, unready, remarks } = resolveEndpoints(stream.slices ?? [], source.port);
-    remark(listener, source, remarks);
-    return source.unready === 'last_resort' && unready.length > 0 ? [...endpoints, ...unready] : endpoints;
+  const resolve = (listener: Listener, spec: ServiceSpec, stream: SliceReflector): readonly Endpoint[] => {
+    const { endpoints, unready, remarks } = resolveEndpoints(stream.slices ?? [], spec.port);
+    remark(listener, spec, remarks);
+    return spec.unready === 'last_resort' && unready.length > 0 ? [...endpoints, ...unready] : endpoints;
   };
 
   return {
     endpoints: (listener) => {
-      const { source } = listener;
-      const stream = source.kind === 'kubernetes' ? streams.get(keyOf(source)) : undefined;
-      if (source.kind !== 'kubernetes' || !stream?.slices) return undefined;
+      const { endpoints: spec } = listener;
+      const stream = spec.kind === 'kubernetes' ? streams.get(keyOf(spec)) : undefined;
+      if (spec.kind !== 'kubernetes' || !stream?.slices) return undefined;
       const { version } = stream;
       const last = known.get(listener.id);
       if (last?.version === version) return last.endpoints;
-      const endpoints = resolve(listener, source, stream);
+      const endpoints = resolve(listener, spec, stream);
       known.set(listener.id, { version, endpoints });
       return endpoints;
     },
@@ -82,12 +81,12 @@ export function openKubernetesSource({
     status: () => [...streams.values()].map((stream) => stream.status()),
     close: () => {
       for (const stream of streams.values()) stream.close();
-      troubles.close();
+      alerts.close();
     },
   };
 }
 
 /** Neither name can hold a slash (RFC 1123 labels). */
-function keyOf({ namespace, service }: KubernetesSource): string {
+function keyOf({ namespace, service }: ServiceSpec): string {
   return `${namespace}/${service}`;
 }

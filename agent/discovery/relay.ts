@@ -4,7 +4,7 @@
  * was silent for long gets a successor from the last known version, and is dropped when that stands. No event can be
  * missed: what the old one had not told by then, the new one tells (API concepts, "Efficient detection of changes").
  */
-import type { Timer } from '../reconciler.ts';
+import type { Timer } from '../clock.ts';
 import type { Selection, SliceApi, WatchEvent } from './api.ts';
 import { ApiFailure } from './failure.ts';
 
@@ -29,14 +29,14 @@ export interface RelayDependencies {
 }
 
 export class Relay {
-  readonly #with: RelayDependencies;
+  readonly #deps: RelayDependencies;
   readonly #end = Promise.withResolvers<void>();
   #standing: AbortController | undefined;
   #opening: AbortController | undefined;
   #cancelSilence = () => {};
 
   constructor(dependencies: RelayDependencies) {
-    this.#with = dependencies;
+    this.#deps = dependencies;
   }
 
   /** Returns when the server ends the watch in good order, or after `close`. Throws ApiFailure. */
@@ -59,7 +59,7 @@ export class Relay {
 
   /** A request whose signal is aborted is nobody's: what it still says, or how it ends, is not heard. */
   #ask(): void {
-    const { api, selection, timer, openMs, version, timeoutSeconds, onEvent } = this.#with;
+    const { api, selection, timer, openMs, version, timeoutSeconds, onEvent } = this.#deps;
     const request = new AbortController();
     const { signal } = request;
     const late = () => {
@@ -90,19 +90,19 @@ export class Relay {
     this.#standing?.abort();
     this.#standing = request;
     this.#opening = undefined;
-    this.#with.onOpen();
+    this.#deps.onOpen();
     this.#listen();
   }
 
   #heard(): void {
     // It lives: were its successor to stand as well, it would tell again what this one is about to tell.
     this.#drop();
-    this.#with.onBytes();
+    this.#deps.onBytes();
     this.#listen();
   }
 
   #listen(): void {
-    const { timer, silenceMs, wantsSuccessor } = this.#with;
+    const { timer, silenceMs, wantsSuccessor } = this.#deps;
     this.#cancelSilence();
     this.#cancelSilence = timer(silenceMs, () => (wantsSuccessor() ? this.#ask() : this.#end.resolve()));
   }

@@ -1,9 +1,9 @@
 /** Endpoints that the config lists: known from the start, never changing. */
-import type { EndpointSource } from './source.ts';
+import type { EndpointSource } from './endpoint-source.ts';
 
 export function openStaticSource(): EndpointSource {
   return {
-    endpoints: ({ source }) => (source.kind === 'static' ? source.endpoints : undefined),
+    endpoints: ({ endpoints }) => (endpoints.kind === 'static' ? endpoints.list : undefined),
     close: () => {},
   };
 }

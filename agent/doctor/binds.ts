@@ -1,11 +1,10 @@
 /** The listeners' addresses: are they this node's, a VIP's, or an overlay's. */
 import { formatAddress, isWildcard } from '../address.ts';
-import { familiesOf } from '../datapath/datapath.ts';
-import type { Listener } from '../model.ts';
+import { familiesOf, type Listener } from '../model.ts';
 import type { HostAddress } from '../netlink/address.ts';
 import type { Link } from '../netlink/link.ts';
 import { type Finding, fail, ok, warn } from './finding.ts';
-import type { Wants } from './wants.ts';
+import type { Requirements } from './requirements.ts';
 
 export interface BindFacts {
   readonly links: readonly Link[];
@@ -19,7 +18,7 @@ const TUNNELS = new Map([
   [6081, 'Geneve'],
 ]);
 
-export function bindFindings(facts: BindFacts, { listeners }: Wants): Finding[] {
+export function bindFindings(facts: BindFacts, { listeners }: Requirements): Finding[] {
   return listeners.flatMap((listener) => {
     const what = `bind ${listener.name}`;
     const tunnel = overlay(what, listener, facts.links);

@@ -1,6 +1,6 @@
 /** Capabilities one by one: needed for what, missing with which consequence, and where to add them. */
 import { type Finding, type Level, ok } from './finding.ts';
-import { type Wants, withoutKernelPath } from './wants.ts';
+import { type Requirements, withoutKernelPath } from './requirements.ts';
 
 export interface CapabilityFacts {
   /** Effective ones, by name without CAP_. */
@@ -13,7 +13,7 @@ interface Need {
   readonly name: string;
   readonly purpose: string;
   /** How bad it is to lack it. */
-  readonly missing: (wants: Wants) => Level;
+  readonly missing: (requirements: Requirements) => Level;
 }
 
 /** In the kernel SYS_ADMIN stands in for these two (capabilities(7)). */
@@ -30,7 +30,7 @@ const NEEDS: readonly Need[] = [
     name: 'NET_ADMIN',
     purpose:
       'to attach the program to an interface; in userspace to keep the source of datagrams and for receive buffers above rmem_max',
-    missing: (wants) => (wants.kernelPath === 'no' ? 'warn' : withoutKernelPath(wants)),
+    missing: (requirements) => (requirements.kernelPath === 'no' ? 'warn' : withoutKernelPath(requirements)),
   },
   {
     name: 'NET_RAW',
@@ -49,19 +49,22 @@ const NEEDS: readonly Need[] = [
   },
 ];
 
-export function capabilityFindings({ effective, firstFreePort }: CapabilityFacts, wants: Wants): Finding[] {
+export function capabilityFindings(
+  { effective, firstFreePort }: CapabilityFacts,
+  requirements: Requirements,
+): Finding[] {
   const has = (name: string) => effective.has(name) || (IN_SYS_ADMIN.includes(name) && effective.has('SYS_ADMIN'));
-  return [...NEEDS, ...lowPorts(wants, firstFreePort)].map(({ name, purpose, missing }) => {
+  return [...NEEDS, ...lowPorts(requirements, firstFreePort)].map(({ name, purpose, missing }) => {
     const what = `capability ${name}`;
     if (has(name)) return ok(what, `is there, ${purpose}`);
-    const level = missing(wants);
+    const level = missing(requirements);
     if (level === 'ok') return ok(what, `is missing, and nothing here asks for it (${purpose})`);
     const mend = `add ${name} under securityContext.capabilities.add (k8s/daemonset.yaml), elsewhere --cap-add ${name}`;
     return { level, what, means: `is missing: ${purpose}`, mend };
   });
 }
 
-function lowPorts({ listeners }: Wants, firstFreePort: number): Need[] {
+function lowPorts({ listeners }: Requirements, firstFreePort: number): Need[] {
   const low = listeners.filter(({ bind }) => bind.port < firstFreePort);
   if (low.length === 0) return [];
   const ports = low.map(({ bind }) => bind.port).join(', ');

@@ -9,22 +9,22 @@ import { openHost } from '../netlink/host.ts';
 import { type AgentFacts, agentFindings } from './agent.ts';
 import { bindFindings } from './binds.ts';
 import { capabilityFindings } from './capabilities.ts';
-import { claimFindings } from './claims.ts';
 import { clusterFindings } from './cluster.ts';
+import { conflictFindings } from './conflicts.ts';
+import { readHooks } from './facts/hook.ts';
+import { tryProgram } from './facts/kernel.ts';
+import { featuresOf, hookedLinks } from './facts/nics.ts';
+import { isBpffsMounted, readCapabilities, readSysctl } from './facts/process.ts';
+import { egressInterfaces, receiverRoutes, staticReceivers } from './facts/routes.ts';
+import { readRules } from './facts/rules.ts';
+import { readSockets } from './facts/sockets.ts';
 import { type Finding, isHealthy, textOf } from './finding.ts';
 import { hookFindings } from './hook.ts';
 import { interfaceFindings } from './interfaces.ts';
-import { readHooks } from './look/hook.ts';
-import { tryProgram } from './look/kernel.ts';
-import { featuresOf, hookedLinks } from './look/nics.ts';
-import { isBpffsMounted, readCapabilities, readSysctl } from './look/process.ts';
-import { readRules } from './look/rules.ts';
-import { readSockets } from './look/sockets.ts';
-import { staticReceivers, waysOut, waysTo } from './look/ways.ts';
 import { machineFindings } from './machine.ts';
+import { NO_CONFIG, type Requirements, requirementsOf } from './requirements.ts';
 import { routeFindings } from './routes.ts';
 import { sysctlFindings } from './sysctls.ts';
-import { NO_CONFIG, type Wants, wantsOf } from './wants.ts';
 
 export interface DoctorOptions {
   /** Absent: only what concerns the machine, whatever the config. */
@@ -39,41 +39,44 @@ export async function runDoctor({ config, json, objectPath }: DoctorOptions): Pr
   const loaded = config === undefined ? undefined : loadConfig(config, { podNamespace });
   const given = loaded && { path: resolve(config!), digest: digestOf(loaded) };
   const agent = { agent: await askAgent(), ...(given && { config: given }) };
-  const findings = await examine(loaded ? wantsOf(loaded) : NO_CONFIG, agent, objectPath);
+  const findings = await examine(loaded ? requirementsOf(loaded) : NO_CONFIG, agent, objectPath);
   const healthy = isHealthy(findings);
   const lines = json ? [JSON.stringify({ ok: healthy, findings }, null, 2)] : findings.map(textOf);
   process.stdout.write(`${lines.join('\n')}\n`);
   return healthy ? 0 : 1;
 }
 
-async function examine(wants: Wants, agent: AgentFacts, objectPath: string): Promise<Finding[]> {
-  const { listeners, metrics } = wants;
+async function examine(requirements: Requirements, agent: AgentFacts, objectPath: string): Promise<Finding[]> {
+  const { listeners, metrics } = requirements;
   const host = openHost();
   try {
     const links = host.links();
     const addresses = host.addresses();
-    const nics = hookedLinks(wants, links, addresses);
+    const nics = hookedLinks(requirements, links, addresses);
     const cluster = await askCluster(listeners);
-    const ways = waysTo([...staticReceivers(listeners), ...cluster.endpoints], host, links);
+    const routes = receiverRoutes([...staticReceivers(listeners), ...cluster.endpoints], host, links);
     const ports = new Set(listeners.map(({ bind }) => bind.port));
     const { rules, from: rulesFrom } = readRules(ports);
     const sockets = readSockets(metrics ? new Set([...ports, metrics.port]) : ports, agent.agent !== undefined);
     const capabilities = readCapabilities();
     const features = featuresOf(nics);
     return [
-      ...machineFindings({ release: release(), bpffs: isBpffsMounted(), ...tryProgram(objectPath, listeners) }, wants),
+      ...machineFindings(
+        { release: release(), bpffs: isBpffsMounted(), ...tryProgram(objectPath, listeners) },
+        requirements,
+      ),
       ...agentFindings(agent),
-      ...capabilityFindings({ effective: capabilities, firstFreePort: firstFreePort() }, wants),
-      ...interfaceFindings({ links, features }, wants),
-      ...bindFindings({ links, addresses }, wants),
+      ...capabilityFindings({ effective: capabilities, firstFreePort: firstFreePort() }, requirements),
+      ...interfaceFindings({ links, features }, requirements),
+      ...bindFindings({ links, addresses }, requirements),
       ...sysctlFindings(
-        { sysctl: readSysctl, links, waysOut: waysOut(ways), mayForceBuffers: capabilities.has('NET_ADMIN') },
-        wants,
+        { sysctl: readSysctl, links, egress: egressInterfaces(routes), mayForceBuffers: capabilities.has('NET_ADMIN') },
+        requirements,
       ),
       ...hookFindings(readHooks(host, nics)),
-      ...claimFindings({ sockets, rules, rulesFrom }, wants),
+      ...conflictFindings({ sockets, rules, rulesFrom }, requirements),
       ...clusterFindings(cluster.services),
-      ...routeFindings({ links, ways }, wants),
+      ...routeFindings({ links, routes }, requirements),
     ];
   } finally {
     host.close();
@@ -86,8 +89,8 @@ function firstFreePort(): number {
 
 /** What speaks to Kubernetes is loaded only where a listener wants it. */
 async function askCluster(listeners: readonly Listener[]) {
-  if (!listeners.some(({ source }) => source.kind === 'kubernetes')) return { services: [], endpoints: [] };
-  const { readCluster } = await import('./look/cluster.ts');
+  if (!listeners.some(({ endpoints }) => endpoints.kind === 'kubernetes')) return { services: [], endpoints: [] };
+  const { readCluster } = await import('./facts/cluster.ts');
   const answers = await readCluster(listeners);
   return { services: answers.map(({ facts }) => facts), endpoints: answers.flatMap(({ endpoints }) => endpoints) };
 }

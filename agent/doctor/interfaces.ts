@@ -2,7 +2,7 @@
 import { findLink, type Link } from '../netlink/link.ts';
 import { placeListener } from '../placement.ts';
 import { type Finding, fail, ok, warn } from './finding.ts';
-import { interfaceNames, kernelListeners, type Wants } from './wants.ts';
+import { interfaceNames, kernelListeners, type Requirements } from './requirements.ts';
 
 export interface InterfaceFacts {
   readonly links: readonly Link[];
@@ -13,9 +13,9 @@ export interface InterfaceFacts {
 /** Either makes one packet of datagrams that came together (linux/netdev_features.h). */
 const MERGING = ['rx-udp-gro-forwarding', 'rx-gro-list'];
 
-export function interfaceFindings(facts: InterfaceFacts, wants: Wants): Finding[] {
-  return interfaceNames(wants.listeners).flatMap((name) => {
-    const unusable = placementFinding(name, facts, wants);
+export function interfaceFindings(facts: InterfaceFacts, requirements: Requirements): Finding[] {
+  return interfaceNames(requirements.listeners).flatMap((name) => {
+    const unusable = placementFinding(name, facts, requirements);
     const link = findLink(facts.links, name);
     if (unusable || !link) return unusable ? [unusable] : [];
     return [state(name, link, facts.links), ...merging(name, facts.features.get(link.name))];
@@ -23,7 +23,7 @@ export function interfaceFindings(facts: InterfaceFacts, wants: Wants): Finding[
 }
 
 /** What the agent itself would say of the interface; undefined if it can use it. */
-function placementFinding(name: string, { links }: InterfaceFacts, { listeners }: Wants): Finding | undefined {
+function placementFinding(name: string, { links }: InterfaceFacts, { listeners }: Requirements): Finding | undefined {
   const users = kernelListeners(listeners).filter(({ interfaces }) => interfaces.includes(name));
   const places = users.map((listener) => ({ listener, ...placeListener(listener, links) }));
   const problem = places.flatMap(({ problems }) => problems).find(({ subject }) => subject === `attachment(${name})`);

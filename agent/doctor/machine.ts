@@ -1,8 +1,8 @@
 /** The kernel, the BPF object, whether it attaches, and bpffs. */
 import { lacks, predates, versionOf } from '../kernel/features.ts';
+import type { KernelFacts } from './facts/kernel.ts';
 import { type Finding, ok, warn } from './finding.ts';
-import type { KernelFacts } from './look/kernel.ts';
-import { type Wants, withoutKernelPath } from './wants.ts';
+import { type Requirements, withoutKernelPath } from './requirements.ts';
 
 export interface MachineFacts extends KernelFacts {
   /** As `uname -r` says. */
@@ -10,13 +10,13 @@ export interface MachineFacts extends KernelFacts {
   readonly bpffs: boolean;
 }
 
-export function machineFindings(facts: MachineFacts, wants: Wants): Finding[] {
-  return [kernel(facts, wants), object(facts, wants), ...attachment(facts, wants), bpffs(facts)];
+export function machineFindings(facts: MachineFacts, requirements: Requirements): Finding[] {
+  return [kernel(facts, requirements), object(facts, requirements), ...attachment(facts, requirements), bpffs(facts)];
 }
 
-function kernel({ release }: MachineFacts, wants: Wants): Finding {
+function kernel({ release }: MachineFacts, requirements: Requirements): Finding {
   const version = versionOf(release);
-  const level = withoutKernelPath(wants);
+  const level = withoutKernelPath(requirements);
   if (version === undefined) {
     return warn('kernel', `version "${release}" is not understood`, 'see to it that it is at least 5.10');
   }
@@ -29,19 +29,19 @@ function kernel({ release }: MachineFacts, wants: Wants): Finding {
   return ok('kernel', [`${release} is at least 5.10`, ...lacks(release), ...tcx].join('; '));
 }
 
-function object({ obstacle, remark }: MachineFacts, wants: Wants): Finding {
+function object({ obstacle, remark }: MachineFacts, requirements: Requirements): Finding {
   const what = 'BPF object';
-  if (obstacle !== undefined) return refused(what, `does not load here (${obstacle})`, obstacle, wants);
+  if (obstacle !== undefined) return refused(what, `does not load here (${obstacle})`, obstacle, requirements);
   if (remark !== undefined) return warn(what, remark, 'see RLIMIT_MEMLOCK in docs/TROUBLESHOOTING.md');
   return ok(what, 'the kernel takes the program and its maps');
 }
 
 /** A load that succeeds says nothing of the qdisc and the filter, which are modules of their own. */
-function attachment({ attaches }: MachineFacts, wants: Wants): Finding[] {
+function attachment({ attaches }: MachineFacts, requirements: Requirements): Finding[] {
   const what = 'attachment';
   if (attaches === undefined) return [];
   if (attaches === true) return [ok(what, 'the program attaches (tried on lo of a network namespace of its own)')];
-  if (typeof attaches === 'string') return [refused(what, `is impossible here (${attaches})`, attaches, wants)];
+  if (typeof attaches === 'string') return [refused(what, `is impossible here (${attaches})`, attaches, requirements)];
   const why =
     attaches.code === 'EPERM'
       ? 'a network namespace to try it in wants the capability SYS_ADMIN, which the agent does without'
@@ -49,8 +49,8 @@ function attachment({ attaches }: MachineFacts, wants: Wants): Finding[] {
   return [ok(what, `was not tried: ${why}`)];
 }
 
-function refused(what: string, aside: string, means: string, wants: Wants): Finding {
-  const level = withoutKernelPath(wants);
+function refused(what: string, aside: string, means: string, requirements: Requirements): Finding {
+  const level = withoutKernelPath(requirements);
   if (level === 'ok') return ok(what, `${aside}, but no listener asks for the kernel path`);
   const mend =
     level === 'warn'

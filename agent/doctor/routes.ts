@@ -1,12 +1,11 @@
-/** The ways from this node to the downstreams: is there one, and does it take what the interface takes. */
+/** The routes from this node to the downstreams: is there one, and does it take what the interface takes. */
 import type { Family } from '../address.ts';
-import type { Link } from '../netlink/link.ts';
-import { findLink } from '../netlink/link.ts';
+import { findLink, type Link } from '../netlink/link.ts';
 import { type Finding, fail, ok, warn } from './finding.ts';
-import { kernelListeners, type Wants } from './wants.ts';
+import { kernelListeners, type Requirements } from './requirements.ts';
 
 /** What the routing table says of one downstream. */
-export interface Way {
+export interface ReceiverRoute {
   readonly listener: string;
   /** As formatAddress writes it. */
   readonly downstream: string;
@@ -17,39 +16,39 @@ export interface Way {
 
 export interface RouteFacts {
   readonly links: readonly Link[];
-  readonly ways: readonly Way[];
+  readonly routes: readonly ReceiverRoute[];
 }
 
 /** Bytes of IP and UDP header. */
 const HEADERS = { 4: 28, 6: 48 } as const;
 
-export function routeFindings({ links, ways }: RouteFacts, { listeners }: Wants): Finding[] {
+export function routeFindings({ links, routes }: RouteFacts, { listeners }: Requirements): Finding[] {
   const isKernels = new Set(kernelListeners(listeners).map(({ name }) => name));
   return listeners.flatMap(({ name, interfaces }) => {
-    const own = ways.filter(({ listener }) => listener === name);
+    const own = routes.filter(({ listener }) => listener === name);
     if (own.length === 0) return [];
     const mtu = Math.max(0, ...interfaces.map((nic) => findLink(links, nic)?.mtu ?? 0));
     return [reachable(name, own), ...(isKernels.has(name) ? sizes(name, own, mtu) : [])];
   });
 }
 
-function reachable(listener: string, ways: readonly Way[]): Finding {
+function reachable(listener: string, routes: readonly ReceiverRoute[]): Finding {
   const what = `routes ${listener}`;
-  const lost = ways.filter(({ out }) => !out).map(({ downstream }) => downstream);
+  const lost = routes.filter(({ out }) => !out).map(({ downstream }) => downstream);
   if (lost.length === 0) {
-    const outs = [...new Set(ways.map(({ out }) => (out!.local ? 'this host' : out!.name)))];
-    return ok(what, `each of ${ways.length} downstreams has a route (by ${outs.join(', ')})`);
+    const outs = [...new Set(routes.map(({ out }) => (out!.local ? 'this host' : out!.name)))];
+    return ok(what, `each of ${routes.length} downstreams has a route (by ${outs.join(', ')})`);
   }
   const means = `no route to ${listed(lost)}: what would go there is left to the stack (no_route)`;
   const mend = 'see `ip route get ADDRESS`, and the CNI on this node';
-  return lost.length === ways.length ? fail(what, means, mend) : warn(what, means, mend);
+  return lost.length === routes.length ? fail(what, means, mend) : warn(what, means, mend);
 }
 
 /** One line for each interface that takes less than the listener's. */
-function sizes(listener: string, ways: readonly Way[], mtu: number): Finding[] {
-  const narrow = new Map<string, Way>();
-  for (const way of ways) {
-    if (way.out && !way.out.local && way.out.mtu < mtu) narrow.set(`${way.out.name} ${way.out.mtu}`, way);
+function sizes(listener: string, routes: readonly ReceiverRoute[], mtu: number): Finding[] {
+  const narrow = new Map<string, ReceiverRoute>();
+  for (const route of routes) {
+    if (route.out && !route.out.local && route.out.mtu < mtu) narrow.set(`${route.out.name} ${route.out.mtu}`, route);
   }
   return [...narrow.values()].map(({ out, family, downstream }) => {
     const largest = out!.mtu - HEADERS[family];

@@ -1,33 +1,32 @@
 /** The sysctls that decide whether datagrams leave this node, and whether their way back is believed. */
-import { familiesOf } from '../datapath/datapath.ts';
-import type { Link } from '../netlink/link.ts';
-import { findLink } from '../netlink/link.ts';
+import { familiesOf } from '../model.ts';
+import { findLink, type Link } from '../netlink/link.ts';
 import { type Finding, ok, warn } from './finding.ts';
-import { interfaceNames, kernelListeners, type Wants } from './wants.ts';
+import { interfaceNames, kernelListeners, type Requirements } from './requirements.ts';
 
 export interface SysctlFacts {
   /** The value at a path below /proc/sys; undefined if it is not there. */
   readonly sysctl: (path: string) => string | undefined;
   readonly links: readonly Link[];
   /** Interfaces that lead to downstreams, by name. */
-  readonly waysOut: readonly string[];
+  readonly egress: readonly string[];
   /** May pass over rmem_max (NET_ADMIN). */
   readonly mayForceBuffers: boolean;
 }
 
-export function sysctlFindings(facts: SysctlFacts, wants: Wants): Finding[] {
-  const names = interfaceNames(wants.listeners).filter((name) => findLink(facts.links, name));
+export function sysctlFindings(facts: SysctlFacts, requirements: Requirements): Finding[] {
+  const names = interfaceNames(requirements.listeners).filter((name) => findLink(facts.links, name));
   return [
-    ...names.flatMap((name) => forwarding(name, facts, wants)),
+    ...names.flatMap((name) => forwarding(name, facts, requirements)),
     ...names.map((name) => reversePath(name, facts, "what is left to the stack is dropped if the sender's route back")),
-    ...facts.waysOut
+    ...facts.egress
       .filter((name) => !names.includes(name) && name !== 'lo')
       .map((name) => reversePath(name, facts, 'what other nodes send to receivers here is dropped if its route back')),
-    ...receiveBuffers(facts, wants),
+    ...receiveBuffers(facts, requirements),
   ];
 }
 
-function forwarding(name: string, { sysctl }: SysctlFacts, { listeners }: Wants): Finding[] {
+function forwarding(name: string, { sysctl }: SysctlFacts, { listeners }: Requirements): Finding[] {
   const users = kernelListeners(listeners).filter(({ interfaces }) => interfaces.includes(name));
   const families = new Set(users.flatMap((listener) => familiesOf(listener)));
   const findings: Finding[] = [];
@@ -67,7 +66,7 @@ function reversePath(name: string, { sysctl }: SysctlFacts, consequence: string)
   return warn(what, means, `sysctl -w net/ipv4/conf/${name}/rp_filter=2`);
 }
 
-function receiveBuffers({ sysctl, mayForceBuffers }: SysctlFacts, { listeners }: Wants): Finding[] {
+function receiveBuffers({ sysctl, mayForceBuffers }: SysctlFacts, { listeners }: Requirements): Finding[] {
   const most = Number(sysctl('net/core/rmem_max') ?? Number.POSITIVE_INFINITY);
   const asking = listeners.filter(({ settings }) => settings.recvBufSize > 0);
   return asking.map(({ name, settings: { recvBufSize } }) => {

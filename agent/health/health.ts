@@ -5,17 +5,17 @@
 import { formatAddress } from '../address.ts';
 import type { Health as HealthConfig } from '../config/load.ts';
 import type { Log } from '../log.ts';
+import { LogLimiter } from '../log-limit.ts';
 import type { Endpoint, Listener } from '../model.ts';
-import { Troubles } from '../troubles.ts';
-import { announceAllDown, announceRound, announceSent, announceUnready, remarksOf } from './announce.ts';
-import { type Choice, chooseDownstreams } from './choice.ts';
-import { type Condition, type Standing, UNKNOWN } from './condition.ts';
+import { announceAllDown, announceRound, announceSent, announceUnready, remarksOf } from './messages.ts';
 import { Monitor, type Pace } from './monitor.ts';
 import type { Hint, OpenProber, Prober } from './prober.ts';
-import { type Entry, Roster } from './roster.ts';
 import type { CountedEnd } from './round.ts';
 import { firstDelay } from './schedule.ts';
+import { type Selection, selectDownstreams } from './selection.ts';
+import { type Condition, type HealthState, UNKNOWN } from './state.ts';
 import { Statistics } from './statistics.ts';
+import { type Entry, TargetRegistry } from './target-registry.ts';
 
 export interface HealthDependencies {
   readonly log: Log;
@@ -42,14 +42,14 @@ export interface EndpointHealth {
 
 export class Health {
   readonly statistics = new Statistics();
-  readonly #with: HealthDependencies;
+  readonly #deps: HealthDependencies;
   readonly #pace: Pace;
   readonly #prober: Prober | undefined;
   readonly #neighbours: { close(): void } | undefined;
-  readonly #roster: Roster;
+  readonly #registry: TargetRegistry;
   /** What each listener was told last, by its id. */
-  readonly #choices = new Map<number, Choice>();
-  readonly #troubles: Troubles;
+  readonly #choices = new Map<number, Selection>();
+  readonly #alerts: LogLimiter;
   /** Why the last round of a monitor did not leave this host, where it did not. */
   readonly #unsent = new Map<Monitor, string>();
   #onChange = () => {};
@@ -58,8 +58,8 @@ export class Health {
   constructor(dependencies: HealthDependencies) {
     const { config, clock, openProber } = dependencies;
     const { intervalSecs, timeoutSecs, fall, rise } = config;
-    this.#with = dependencies;
-    this.#troubles = new Troubles({ log: dependencies.log, ...clock });
+    this.#deps = dependencies;
+    this.#alerts = new LogLimiter({ log: dependencies.log, ...clock });
     this.#pace = { ...clock, fall, rise, intervalMs: intervalSecs * 1000, timeoutMs: timeoutSecs * 1000 };
     this.#prober = openProber?.((address, hint) =>
       this.#hint(hint, (monitor) => formatAddress(monitor.address) === formatAddress(address)),
@@ -67,7 +67,7 @@ export class Health {
     this.#neighbours = dependencies.watchNeighbours?.((ip) =>
       this.#hint('neighbour_failed', ({ address }) => address.ip === ip),
     );
-    this.#roster = new Roster({ prober: this.#prober, open: (endpoint) => this.#open(endpoint) });
+    this.#registry = new TargetRegistry({ prober: this.#prober, open: (endpoint) => this.#open(endpoint) });
   }
 
   /** `onChange` is called whenever `choose` would answer differently from now on. */
@@ -80,14 +80,14 @@ export class Health {
    * so that it is known whether they answer when they are the last; what is known of one is kept as long as some listener
    * has it, be it ready or not. The same downstreams are the same list.
    */
-  choose(listener: Listener, endpoints: readonly Endpoint[]): Choice {
-    const entry = this.#roster.enter(listener, endpoints);
+  select(listener: Listener, endpoints: readonly Endpoint[]): Selection {
+    const entry = this.#registry.enter(listener, endpoints);
     this.#forgetUnsent();
     return this.#review(entry, this.#choice(entry));
   }
 
   endpoints(): readonly EndpointHealth[] {
-    return this.#roster.entries().flatMap(({ listener, endpoints, monitors }) =>
+    return this.#registry.entries().flatMap(({ listener, endpoints, monitors }) =>
       endpoints
         .map((endpoint, index) => ({
           listener,
@@ -100,7 +100,7 @@ export class Health {
 
   /** True while the listener's downstreams, or those of one family, are in use only because all of them are down. */
   failsOpen({ id }: Listener): boolean {
-    return this.#with.config.failOpen && (this.#choices.get(id)?.down.length ?? 0) > 0;
+    return this.#deps.config.failOpen && (this.#choices.get(id)?.down.length ?? 0) > 0;
   }
 
   /** True while endpoints of the listener that are not ready are in use, because none of their family is. */
@@ -110,9 +110,9 @@ export class Health {
 
   /** What an operator who asks for readiness should know though nothing of ours is broken. */
   remarks(): readonly string[] {
-    const { obstacle, config } = this.#with;
+    const { obstacle, config } = this.#deps;
     const remarks = obstacle === undefined ? [] : [`health: ${obstacle}`];
-    for (const { listener } of this.#roster.entries()) {
+    for (const { listener } of this.#registry.entries()) {
       const choice = this.#choices.get(listener.id);
       if (choice) remarks.push(...remarksOf(listener, choice, config.failOpen));
     }
@@ -121,8 +121,8 @@ export class Health {
 
   close(): void {
     this.#neighbours?.close();
-    this.#troubles.close();
-    for (const monitor of this.#roster.monitors()) monitor.close();
+    this.#alerts.close();
+    for (const monitor of this.#registry.monitors()) monitor.close();
     this.#prober?.close();
   }
 
@@ -140,21 +140,21 @@ export class Health {
   }
 
   #hint(hint: Hint, concerns: (monitor: Monitor) => boolean): void {
-    const concerned = this.#roster.monitors().filter(concerns);
+    const concerned = this.#registry.monitors().filter(concerns);
     if (concerned.length > 0) this.statistics.hints[hint]++;
     for (const monitor of concerned) monitor.hint(hint);
   }
 
-  #ended(monitor: Monitor, before: Standing, end: CountedEnd): void {
-    const { log, config } = this.#with;
+  #ended(monitor: Monitor, before: HealthState, end: CountedEnd): void {
+    const { log, config } = this.#deps;
     const { protocol, failOpen } = config;
     this.statistics.ended(end);
-    const after = monitor.standing;
+    const after = monitor.state;
     this.#noteUnsent(monitor, end);
     // The common case: nothing to say, and nothing to choose anew.
     if (before.condition === after.condition && end.outcome === 'answered') return;
     let changed = false;
-    for (const entry of this.#roster.entries()) {
+    for (const entry of this.#registry.entries()) {
       const uses = entry.endpoints.filter((_, index) => entry.monitors[index] === monitor);
       if (uses.length === 0) continue;
       const { listener } = entry;
@@ -164,7 +164,7 @@ export class Health {
         const thresholds = this.#pace;
         const isStandby = this.#isStandby(listener, endpoint);
         const news = { listener, endpoint, protocol, before, after, end, thresholds, allDown, failOpen, isStandby };
-        announceRound(log, this.#troubles, news);
+        announceRound(log, this.#alerts, news);
       }
       const old = this.#choices.get(listener.id)?.downstreams;
       changed = this.#review(entry, choice).downstreams !== old || changed;
@@ -182,7 +182,7 @@ export class Health {
   /** Of monitors that nobody has any more. */
   #forgetUnsent(): void {
     if (this.#unsent.size === 0) return;
-    const monitors = new Set(this.#roster.monitors());
+    const monitors = new Set(this.#registry.monitors());
     for (const [monitor, cause] of this.#unsent) {
       if (monitors.has(monitor)) continue;
       this.#unsent.delete(monitor);
@@ -191,23 +191,23 @@ export class Health {
   }
 
   #reviewCause(cause: string): void {
-    if (![...this.#unsent.values()].includes(cause)) announceSent(this.#troubles, cause);
+    if (![...this.#unsent.values()].includes(cause)) announceSent(this.#alerts, cause);
   }
 
-  #choice({ endpoints, monitors }: Entry): Choice {
-    return chooseDownstreams(endpoints, (index) => conditionOf(monitors[index]), this.#with.config.failOpen);
+  #choice({ endpoints, monitors }: Entry): Selection {
+    return selectDownstreams(endpoints, (index) => conditionOf(monitors[index]), this.#deps.config.failOpen);
   }
 
   /** Keeps a choice, and says so where the last downstream of a family has gone down or the first is back. */
-  #review({ listener }: Entry, fresh: Choice): Choice {
-    const { failOpen } = this.#with.config;
+  #review({ listener }: Entry, fresh: Selection): Selection {
+    const { failOpen } = this.#deps.config;
     const before = this.#choices.get(listener.id);
     const same = before && isSame(before.downstreams, fresh.downstreams);
     const choice = same ? { ...fresh, downstreams: before.downstreams } : fresh;
     this.#choices.set(listener.id, choice);
     for (const family of [4, 6] as const) {
-      announceAllDown(this.#troubles, listener, family, choice.down.includes(family), failOpen);
-      announceUnready(this.#troubles, listener, family, choice, before);
+      announceAllDown(this.#alerts, listener, family, choice.down.includes(family), failOpen);
+      announceUnready(this.#alerts, listener, family, choice, before);
     }
     return choice;
   }
@@ -220,7 +220,7 @@ export class Health {
 }
 
 function conditionOf(monitor: Monitor | undefined): Condition {
-  return (monitor?.standing ?? UNKNOWN).condition;
+  return (monitor?.state ?? UNKNOWN).condition;
 }
 
 function isHealthy({ unready }: Endpoint, condition: Condition): boolean {

@@ -5,8 +5,8 @@
 import { randomInt } from 'node:crypto';
 import { type Family, parseIp, type SocketAddress } from '../address.ts';
 import { decodeReply, encodeRequest } from './echo.ts';
-import type { Asker, OnHint, OpenProber, Prober } from './prober.ts';
-import type { EchoSocket, OpenEchoSocket } from './raw.ts';
+import type { EchoSocket, OpenEchoSocket } from './echo-socket.ts';
+import type { OnHint, OpenProber, ProbeCallbacks, Prober } from './prober.ts';
 import { newToken } from './token.ts';
 
 /** strerror(3) of ENETUNREACH and EHOSTUNREACH; raw-socket gives no numbers. */
@@ -15,7 +15,7 @@ const UNREACHABLE = ['Network is unreachable', 'No route to host'];
 interface Waiting {
   readonly address: SocketAddress;
   readonly token: Buffer;
-  readonly asker: Asker;
+  readonly callbacks: ProbeCallbacks;
 }
 
 /** Opens both sockets; a prober that lacks one family says so at each of its probes. Throws what IPv4 threw if it lacks both. */
@@ -54,21 +54,21 @@ class IcmpProber implements Prober {
     return ip;
   }
 
-  send(address: SocketAddress, asker: Asker): () => void {
+  send(address: SocketAddress, callbacks: ProbeCallbacks): () => void {
     const { family, ip } = address;
     const socket = this.#sockets[family];
     if (socket instanceof Error) {
-      asker.unsent(socket.message);
+      callbacks.unsent(socket.message);
       return () => {};
     }
     this.#sequence = (this.#sequence + 1) & 0xffff;
     const token = newToken();
     const key = keyOf(ip, this.#sequence);
-    this.#waiting.set(key, { address, token, asker });
+    this.#waiting.set(key, { address, token, callbacks });
     const request = { identifier: this.#identifier, sequence: this.#sequence, data: token };
     socket.send(encodeRequest(family, request), ip, ({ message }) => {
       if (UNREACHABLE.includes(message)) this.#onHint(address, 'host_unreachable');
-      else if (this.#waiting.has(key)) asker.unsent(message);
+      else if (this.#waiting.has(key)) callbacks.unsent(message);
     });
     return () => this.#waiting.delete(key);
   }
@@ -81,7 +81,7 @@ class IcmpProber implements Prober {
     if (!waiting) return;
     if (waiting.token.equals(reply.data)) {
       this.#waiting.delete(key);
-      waiting.asker.answer();
+      waiting.callbacks.answer();
     } else this.#onHint(waiting.address, 'wrong_answer');
   }
 

@@ -1,10 +1,10 @@
 /** The life of one target: round after round, what they make of it, and hints that bring the next one forward. */
 import type { SocketAddress } from '../address.ts';
-import type { Timer } from '../reconciler.ts';
-import { afterRound, type Standing, type Thresholds, UNKNOWN } from './condition.ts';
+import type { Timer } from '../clock.ts';
 import type { Hint, Prober } from './prober.ts';
 import { type CountedEnd, Round, type RoundDependencies, type RoundEnd } from './round.ts';
 import { nextDelay } from './schedule.ts';
+import { afterRound, type HealthState, type Thresholds, UNKNOWN } from './state.ts';
 
 /** What a monitor measures time by, and how strict it is. */
 export interface Pace extends Thresholds {
@@ -19,15 +19,15 @@ export interface MonitorDependencies {
   readonly address: SocketAddress;
   readonly prober: Prober;
   readonly pace: Pace;
-  /** Called after each round that counts, with the standing before it. */
-  readonly onRound: (before: Standing, end: CountedEnd) => void;
+  /** Called after each round that counts, with the state before it. */
+  readonly onRound: (before: HealthState, end: CountedEnd) => void;
 }
 
 export class Monitor {
   readonly address: SocketAddress;
-  readonly #with: MonitorDependencies;
-  readonly #roundWith: RoundDependencies;
-  #standing = UNKNOWN;
+  readonly #deps: MonitorDependencies;
+  readonly #roundDeps: RoundDependencies;
+  #state = UNKNOWN;
   #round: Round | undefined;
   #startedAt = 0;
   #hintedAt = Number.NEGATIVE_INFINITY;
@@ -36,25 +36,25 @@ export class Monitor {
   /** The first round begins after `delayMs`. */
   constructor(dependencies: MonitorDependencies, delayMs: number) {
     const { address, prober, pace } = dependencies;
-    this.#with = dependencies;
-    this.#roundWith = {
+    this.#deps = dependencies;
+    this.#roundDeps = {
       ...pace,
-      send: (asker) => prober.send(address, asker),
+      send: (callbacks) => prober.send(address, callbacks),
       onEnd: (end) => this.#ended(end),
     };
     this.address = address;
     this.#cancelNext = pace.timer(delayMs, () => this.#begin());
   }
 
-  get standing(): Standing {
-    return this.#standing;
+  get state(): HealthState {
+    return this.#state;
   }
 
   /** Probes at once, but not more than once an interval: whoever can forge a hint must not make us flood anybody. */
   hint(hint: Hint): void {
-    const { now, intervalMs } = this.#with.pace;
+    const { now, intervalMs } = this.#deps.pace;
     this.#round?.hint(hint);
-    if (this.#round || this.#standing.condition === 'down' || now() - this.#hintedAt < intervalMs) return;
+    if (this.#round || this.#state.condition === 'down' || now() - this.#hintedAt < intervalMs) return;
     this.#hintedAt = now();
     this.#cancelNext();
     this.#begin(hint);
@@ -66,20 +66,20 @@ export class Monitor {
   }
 
   #begin(hint?: Hint): void {
-    this.#startedAt = this.#with.pace.now();
-    this.#round = new Round(this.#roundWith);
+    this.#startedAt = this.#deps.pace.now();
+    this.#round = new Round(this.#roundDeps);
     this.#round.begin(hint);
   }
 
   #ended(end: RoundEnd): void {
     this.#round = undefined;
-    const { pace, onRound } = this.#with;
+    const { pace, onRound } = this.#deps;
     const { timer, now, random, intervalMs } = pace;
     const wait = end.outcome === 'void' ? 0 : nextDelay(intervalMs, random()) - (now() - this.#startedAt);
     this.#cancelNext = timer(Math.max(0, wait), () => this.#begin());
     if (end.outcome === 'void') return;
-    const before = this.#standing;
-    this.#standing = afterRound(before, end.outcome, pace);
+    const before = this.#state;
+    this.#state = afterRound(before, end.outcome, pace);
     onRound(before, end);
   }
 }

@@ -6,7 +6,7 @@ export const HINTS = ['port_unreachable', 'host_unreachable', 'neighbour_failed'
 export type Hint = (typeof HINTS)[number];
 
 /** Told of one probe. Either may be called before `send` has returned; neither after the probe was forgotten. */
-export interface Asker {
+export interface ProbeCallbacks {
   /** The right answer came from the address asked; once at most. */
   answer(): void;
   /** The probe never left this host. */
@@ -17,7 +17,7 @@ export interface Prober {
   /** Addresses with one key are asked once: the answer speaks for all of them. */
   keyOf(address: SocketAddress): string;
   /** Sends one probe. The function returned forgets it: an answer after that is late and ignored. */
-  send(address: SocketAddress, asker: Asker): () => void;
+  send(address: SocketAddress, callbacks: ProbeCallbacks): () => void;
   /** Nobody asks this address any more. */
   release(address: SocketAddress): void;
   close(): void;

@@ -1,7 +1,7 @@
 /** One round: up to three probes within one timeout, so that one lost packet condemns nobody. */
-import type { Timer } from '../reconciler.ts';
-import type { Outcome } from './condition.ts';
-import type { Asker, Hint } from './prober.ts';
+import type { Timer } from '../clock.ts';
+import type { Hint, ProbeCallbacks } from './prober.ts';
+import type { Outcome } from './state.ts';
 
 const SENDS = 3;
 const nothing = () => {};
@@ -11,7 +11,7 @@ const LATE = 0.25;
 const USUAL_LATENESS_MS = 100;
 
 export interface RoundDependencies {
-  readonly send: (asker: Asker) => () => void;
+  readonly send: (callbacks: ProbeCallbacks) => () => void;
   readonly timer: Timer;
   /** Milliseconds of a clock that never goes back. */
   readonly now: () => number;
@@ -29,7 +29,7 @@ export type RoundEnd =
 export type CountedEnd = Exclude<RoundEnd, { outcome: 'void' }>;
 
 export class Round {
-  readonly #with: RoundDependencies;
+  readonly #deps: RoundDependencies;
   readonly #forget: (() => void)[] = [];
   #started = 0;
   #cancelDeadline = nothing;
@@ -41,12 +41,12 @@ export class Round {
   #ended = false;
 
   constructor(dependencies: RoundDependencies) {
-    this.#with = dependencies;
+    this.#deps = dependencies;
   }
 
   /** Sends the first probe; `hint` is what the round is begun for, if anything is. It may end within this call. */
   begin(hint?: Hint): void {
-    const { now, timer, timeoutMs } = this.#with;
+    const { now, timer, timeoutMs } = this.#deps;
     this.#hint = hint;
     this.#started = now();
     this.#cancelDeadline = timer(timeoutMs, () => this.#expire());
@@ -72,7 +72,7 @@ export class Round {
     if (this.#ended || this.#sends === SENDS) return;
     this.#sends++;
     this.#cancelResend();
-    const { send, now, timer, timeoutMs } = this.#with;
+    const { send, now, timer, timeoutMs } = this.#deps;
     const forget = send(new Attempt(this, now()));
     this.#forget.push(forget);
     // The answer may have come within the send.
@@ -82,7 +82,7 @@ export class Round {
 
   /** Of an attempt: what it asked was answered. */
   answered(sentAt: number): void {
-    this.#end({ outcome: 'answered', roundTripMs: this.#with.now() - sentAt });
+    this.#end({ outcome: 'answered', roundTripMs: this.#deps.now() - sentAt });
   }
 
   /** Of an attempt: it did not leave this host. */
@@ -92,7 +92,7 @@ export class Round {
   }
 
   #expire(): void {
-    const { now, timeoutMs } = this.#with;
+    const { now, timeoutMs } = this.#deps;
     const lateMs = now() - this.#started - timeoutMs;
     if (lateMs > Math.max(timeoutMs * LATE, USUAL_LATENESS_MS)) this.#end({ outcome: 'void' });
     else if (this.#unsent === this.#sends) this.#end({ outcome: 'unsent', cause: this.#unsentCause });
@@ -102,12 +102,12 @@ export class Round {
   #end(end: RoundEnd): void {
     if (this.#ended) return;
     this.cancel();
-    this.#with.onEnd(end);
+    this.#deps.onEnd(end);
   }
 }
 
 /** One probe of a round. A class, since probes are many and closures cost the collector more. */
-class Attempt implements Asker {
+class Attempt implements ProbeCallbacks {
   readonly #round: Round;
   readonly #sentAt: number;
 

@@ -1,7 +1,8 @@
 /** What the probes came to, as numbers that a scrape reads. */
-import { OUTCOMES, type Outcome } from './condition.ts';
+
 import { HINTS, type Hint } from './prober.ts';
 import type { CountedEnd } from './round.ts';
+import { OUTCOMES, type Outcome } from './state.ts';
 
 /** Seconds, from a neighbour on the same switch to what no timeout should wait for. */
 const BOUNDS = [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2];

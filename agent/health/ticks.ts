@@ -1,5 +1,5 @@
 /** Timers that fire on the ticks of one clock: what is due at about the same time wakes the process once, not each by itself. */
-import type { Timer } from '../reconciler.ts';
+import type { Timer } from '../clock.ts';
 
 /** In an object, as one task may be set twice. */
 interface Entry {

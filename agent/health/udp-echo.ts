@@ -4,7 +4,7 @@
  */
 import { createSocket, type Socket } from 'node:dgram';
 import { formatAddress, type SocketAddress } from '../address.ts';
-import type { Asker, Hint, OnHint, OpenProber, Prober } from './prober.ts';
+import type { Hint, OnHint, OpenProber, ProbeCallbacks, Prober } from './prober.ts';
 import { newToken } from './token.ts';
 
 /** Silent probes after which a socket is replaced: it may be bound to a source address that the node has lost. */
@@ -31,7 +31,7 @@ class UdpEchoProber implements Prober {
     return formatAddress(address);
   }
 
-  send(address: SocketAddress, asker: Asker): () => void {
+  send(address: SocketAddress, callbacks: ProbeCallbacks): () => void {
     const key = formatAddress(address);
     let line = this.#lines.get(key);
     if (!line || line.silent >= SILENT) {
@@ -39,7 +39,7 @@ class UdpEchoProber implements Prober {
       line = new Line(address, this.#onHint);
       this.#lines.set(key, line);
     }
-    return line.send(asker);
+    return line.send(callbacks);
   }
 
   release(address: SocketAddress): void {
@@ -62,7 +62,7 @@ class Line {
   readonly #onHint: OnHint;
   readonly #socket: Socket;
   /** By what was sent; undefined for what is forgotten, whose answer would be late and not wrong. */
-  readonly #sent = new Map<string, Asker | undefined>();
+  readonly #sent = new Map<string, ProbeCallbacks | undefined>();
   #connected = false;
   #failure: NodeJS.ErrnoException | undefined;
   #closed = false;
@@ -76,10 +76,10 @@ class Line {
     this.#socket.connect(address.port, address.ip, (error?: NodeJS.ErrnoException) => this.#connect(error));
   }
 
-  send(asker: Asker): () => void {
+  send(callbacks: ProbeCallbacks): () => void {
     this.silent++;
     const text = `udp-fanout health ${newToken().toString('hex')}\n`;
-    this.#sent.set(text, asker);
+    this.#sent.set(text, callbacks);
     if (this.#failure) this.#failed(this.#failure);
     else if (this.#connected) this.#transmit(text);
     return () => this.#sent.has(text) && this.#sent.set(text, undefined);
@@ -97,7 +97,7 @@ class Line {
     this.#failure = error;
     this.#connected = error === undefined;
     if (error) this.#failed(error);
-    else for (const [text, asker] of this.#sent) if (asker) this.#transmit(text);
+    else for (const [text, callbacks] of this.#sent) if (callbacks) this.#transmit(text);
   }
 
   #transmit(text: string): void {
@@ -105,21 +105,21 @@ class Line {
   }
 
   #receive(text: string): void {
-    const asker = this.#sent.get(text);
-    if (asker) {
+    const callbacks = this.#sent.get(text);
+    if (callbacks) {
       this.silent = 0;
       this.#sent.clear();
-      asker.answer();
+      callbacks.answer();
     } else if (!this.#sent.has(text) && this.#isAsking()) this.#onHint(this.#address, 'wrong_answer');
   }
 
   #isAsking(): boolean {
-    return [...this.#sent.values()].some((asker) => asker !== undefined);
+    return [...this.#sent.values()].some((callbacks) => callbacks !== undefined);
   }
 
   #failed({ code = 'error', message }: NodeJS.ErrnoException): void {
     const hint = HINT_OF[code];
     if (hint) this.#onHint(this.#address, hint);
-    else for (const asker of this.#sent.values()) asker?.unsent(message);
+    else for (const callbacks of this.#sent.values()) callbacks?.unsent(message);
   }
 }

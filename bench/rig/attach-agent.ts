@@ -1,6 +1,6 @@
 /** The real agent on a node of the bench. */
-import { type Agent, startAgent } from '../../test/lab/agent.ts';
-import type { Host } from '../../test/lab/host.ts';
+import { type Agent, startAgent } from '../../lab/agent.ts';
+import type { Host } from '../../lab/host.ts';
 
 /** A listener on the node's NIC, addresses as a config writes them. */
 export interface BenchListener {

@@ -1,6 +1,6 @@
 /** One CPU for all that is measured: what runs there was started there, and nothing else gets in between. */
 import { constants, cpus, setPriority } from 'node:os';
-import { onCpu } from '../../test/lab/libc.ts';
+import { onCpu } from '../../lab/libc.ts';
 
 /** The last one: the first has more of the machine's interrupts. */
 const MEASURED = cpus().length - 1;

@@ -1,8 +1,8 @@
 /** The load generator: 64-byte frames into a veth, sent, received and forwarded on one CPU. */
 import { check } from '../../agent/ffi/errno.ts';
 import * as libbpf from '../../agent/ffi/libbpf.ts';
-import { interfaceIndex } from '../../test/lab/libc.ts';
-import type { Namespace } from '../../test/lab/namespace.ts';
+import { interfaceIndex } from '../../lab/libc.ts';
+import type { Namespace } from '../../lab/namespace.ts';
 import { measured } from './cpu.ts';
 import { loadProgram } from './program.ts';
 import { FRAME_BYTES, sendLiveFrames } from './test-run.ts';

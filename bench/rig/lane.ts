@@ -1,10 +1,10 @@
 /**
- * One peer's ground: a client with the generator, a node that carries what is measured, three pods with sinks (topology
- * T1, routed). Each peer has a lane of its own, so that nothing is attached or removed between the slices of a run.
+ * One peer's ground: a client with the generator, a node that carries what is measured, three pods with sinks (the
+ * lab's single node, routed). Each peer has a lane of its own, so that nothing is attached or removed between the slices of a run.
  */
-import { udp4 } from '../../test/lab/frame.ts';
-import { pause } from '../../test/lab/patience.ts';
-import { type T1, t1 } from '../../test/lab/t1.ts';
+import { udp4 } from '../../lab/frame.ts';
+import { pause } from '../../lab/patience.ts';
+import { type SingleNode, singleNode } from '../../lab/single-node.ts';
 import { Generator } from './generator.ts';
 import { Sink } from './sink.ts';
 import { FRAME_BYTES } from './test-run.ts';
@@ -27,14 +27,14 @@ export interface Slice {
 
 export class Lane implements Disposable {
   readonly name: string;
-  readonly topology: T1;
+  readonly topology: SingleNode;
   readonly #generator: Generator;
   readonly #sinks: readonly Sink[];
 
   /** Builds it; `sinksAt` says whether datagrams end in the pods or on the node's own NIC, as soon as they come. */
   constructor(name: string, sinksAt: 'pods' | 'node' = 'pods') {
     this.name = name;
-    this.topology = t1();
+    this.topology = singleNode();
     const { node, client, pods } = this.topology;
     const { namespace } = node;
     // Nobody's answer is waited for, and no entry grows old in the middle of a slice.

@@ -1,8 +1,8 @@
 /** A node whose agent has filled the maps and attached the program, for test runs of just that program. */
 import { openHost } from '../../agent/netlink/host.ts';
-import type { Host, Pod } from '../../test/lab/host.ts';
-import { interfaceIndex } from '../../test/lab/libc.ts';
-import { t1 } from '../../test/lab/t1.ts';
+import type { Host, Pod } from '../../lab/host.ts';
+import { interfaceIndex } from '../../lab/libc.ts';
+import { singleNode } from '../../lab/single-node.ts';
 import { attachAgent } from './attach-agent.ts';
 import { programById } from './test-run.ts';
 
@@ -32,7 +32,7 @@ export interface LoadedNode extends Subject, Disposable {
 
 /** Builds it with the object in dist/ or another one. */
 export async function loadedNode(name: string, object?: string): Promise<LoadedNode> {
-  const topology = t1({ pods: 1 });
+  const topology = singleNode({ pods: 1 });
   const { node, pods } = topology;
   const pod = pods[0]!;
   node.namespace.sysctl({ 'net/ipv6/conf/all/forwarding': 1 });

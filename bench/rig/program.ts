@@ -4,7 +4,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { check } from '../../agent/ffi/errno.ts';
 import * as libbpf from '../../agent/ffi/libbpf.ts';
-import type { Namespace } from '../../test/lab/namespace.ts';
+import type { Namespace } from '../../lab/namespace.ts';
 
 /** Kernel headers that differ by architecture; clang's bpf target does not look there by itself. */
 const MULTIARCH = `/usr/include/${process.arch === 'arm64' ? 'aarch64' : 'x86_64'}-linux-gnu`;

@@ -1,8 +1,8 @@
 /** Where the datagrams end: counted and dropped as soon as they come in. */
 import { check } from '../../agent/ffi/errno.ts';
 import * as libbpf from '../../agent/ffi/libbpf.ts';
-import { interfaceIndex } from '../../test/lab/libc.ts';
-import type { Namespace } from '../../test/lab/namespace.ts';
+import { interfaceIndex } from '../../lab/libc.ts';
+import type { Namespace } from '../../lab/namespace.ts';
 import { attachIngress, loadProgram } from './program.ts';
 
 const FIRST = new Uint8Array(4);

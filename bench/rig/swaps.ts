@@ -5,7 +5,7 @@ import type { Family } from '../../agent/address.ts';
 import { encodeU32, tableIndex } from '../../agent/datapath/tc/abi.ts';
 import { check } from '../../agent/ffi/errno.ts';
 import * as libbpf from '../../agent/ffi/libbpf.ts';
-import { sleepSync } from '../../test/lab/processes.ts';
+import { sleepSync } from '../../lab/processes.ts';
 
 /** BPF_MAP_TYPE_ARRAY_OF_MAPS of uapi/linux/bpf.h: the agent has one, that of its tables. */
 const ARRAY_OF_MAPS = 12;

@@ -6,9 +6,9 @@ import { once } from 'node:events';
 import { readdirSync, readFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { AF, bind, SO, SOCK, SOL, setOption, socket } from '../../test/lab/libc.ts';
-import { encodeSockaddr } from '../../test/lab/sockaddr.ts';
-import { t1 } from '../../test/lab/t1.ts';
+import { AF, bind, SO, SOCK, SOL, setOption, socket } from '../../lab/libc.ts';
+import { singleNode } from '../../lab/single-node.ts';
+import { encodeSockaddr } from '../../lab/sockaddr.ts';
 import type { Forwarder } from './forwarders.ts';
 import { compiled } from './programs.ts';
 
@@ -38,7 +38,7 @@ export interface Pace {
 }
 
 export class Course implements Disposable {
-  readonly topology = t1();
+  readonly topology = singleNode();
   readonly directory = this.topology.node.namespace.directory;
   readonly downstreams: readonly string[] = this.topology.pods.map(({ address }) => address);
 

@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { startAgent } from '../../test/lab/agent.ts';
+import { startAgent } from '../../lab/agent.ts';
 import { type Course, CPU, FIRST, PORT } from './course.ts';
 import { compiled, present } from './programs.ts';
 

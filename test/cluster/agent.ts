@@ -1,12 +1,12 @@
 /** The real agent, with the rights of k8s/ and no others, under datagrams while its API server comes to harm. */
 import assert from 'node:assert/strict';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { type Agent, startAgent } from '../../lab/agent.ts';
+import { until } from '../../lab/patience.ts';
+import type { SingleNode } from '../../lab/single-node.ts';
+import { type Receivers, receive, type Sending, startSending } from '../../lab/traffic.ts';
+import { union } from '../../lab/union.ts';
 import { K8S } from '../deploy/tools.ts';
-import { type Agent, startAgent } from '../lab/agent.ts';
-import { until } from '../lab/patience.ts';
-import type { T1 } from '../lab/t1.ts';
-import { type Receivers, receive, type Sending, startSending } from '../lab/traffic.ts';
-import { union } from '../lab/union.ts';
 import type { ControlPlane } from './control-plane.ts';
 import type { Report } from './report.ts';
 import { PORT, Service } from './services.ts';
@@ -33,14 +33,14 @@ const FROZEN_MS = 150_000;
 const BACK_MS = 60_000;
 
 interface Scene {
-  readonly lab: T1;
+  readonly lab: SingleNode;
   readonly plane: ControlPlane;
   readonly service: Service;
   readonly agent: Agent;
   readonly ips: readonly string[];
 }
 
-export async function checkAgent(lab: T1, plane: ControlPlane, report: Report): Promise<void> {
+export async function checkAgent(lab: SingleNode, plane: ControlPlane, report: Report): Promise<void> {
   plane.kubectl('apply', '-k', K8S);
   const service = new Service(plane, 'logging', 'vector-aggregators');
   const ips = lab.pods.map(({ ip }) => ip);

@@ -4,7 +4,7 @@ import { mkdirSync, mkdtempSync, readdirSync, realpathSync, rmSync, writeFileSyn
 import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
 import { parseConfig } from '../../agent/config/load.ts';
-import { missingRole } from '../../agent/discovery/forbidden.ts';
+import { missingRole } from '../../agent/discovery/rbac-hint.ts';
 import type { Json } from '../conversation/format.ts';
 import { configText, type KubernetesObject, kustomizations, nameOf, objectsIn } from '../deploy/objects.ts';
 import { K8S } from '../deploy/tools.ts';
@@ -103,7 +103,7 @@ function namespacesOf(objects: readonly KubernetesObject[]): string[] {
 /** Where the listeners look; a tenant that is added has no listener yet. */
 function followedBy(objects: readonly KubernetesObject[]): string[] {
   const { listeners } = parseConfig(configText(objects), 'config.yaml');
-  const named = listeners.flatMap(({ source }) => (source.kind === 'kubernetes' ? [source.namespace] : []));
+  const named = listeners.flatMap(({ endpoints }) => (endpoints.kind === 'kubernetes' ? [endpoints.namespace] : []));
   const added = objects.filter(({ kind }) => kind === 'Role').map((one) => nameOf(one).split('/')[0]!);
   return [...new Set([...named, ...added.filter((one) => one === 'logging-too')])].sort();
 }

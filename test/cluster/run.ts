@@ -3,8 +3,8 @@
  * the fake. As root; the first run builds the server, which takes minutes and is kept (UDP_FANOUT_CACHE, else .cache).
  */
 import { dirname } from 'node:path';
-import { labObstacle } from '../lab/lab.ts';
-import { t1 } from '../lab/t1.ts';
+import { labObstacle } from '../../lab/lab.ts';
+import { singleNode } from '../../lab/single-node.ts';
 import { checkAgent } from './agent.ts';
 import { ControlPlane } from './control-plane.ts';
 import { checkConversations } from './conversations.ts';
@@ -31,7 +31,7 @@ async function main(): Promise<void> {
   for (const [name, version] of Object.entries(found.versions)) say(`${name} ${version}`);
   // The tests' own kustomizations are built by the same kubectl.
   process.env.PATH = `${dirname(found.kubectl)}:${process.env.PATH}`;
-  using lab = t1();
+  using lab = singleNode();
   const plane = await ControlPlane.start(lab.node, found);
   try {
     // So that it has a past that it has forgotten, as every server but the newest has.

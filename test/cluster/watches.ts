@@ -3,10 +3,10 @@ import assert from 'node:assert/strict';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { formatAddress } from '../../agent/address.ts';
 import { openSliceApi, type SliceApi } from '../../agent/discovery/api.ts';
+import type { LiveSource } from '../../agent/discovery/endpoint-source.ts';
 import { openKubernetesSource } from '../../agent/discovery/kubernetes.ts';
-import type { LiveSource } from '../../agent/discovery/source.ts';
+import { until } from '../../lab/patience.ts';
 import { aListener, aLog } from '../fake/words.ts';
-import { until } from '../lab/patience.ts';
 import type { ControlPlane } from './control-plane.ts';
 import type { Report } from './report.ts';
 import { PORT, Service } from './services.ts';
@@ -106,7 +106,7 @@ function withTimeouts(api: SliceApi, seconds: (asked: number) => number): SliceA
 }
 
 function listenerOf({ namespace, name }: Service) {
-  return aListener({ source: { kind: 'kubernetes', namespace, service: name, port: PORT } });
+  return aListener({ endpoints: { kind: 'kubernetes', namespace, service: name, port: PORT } });
 }
 
 function addresses(source: LiveSource, service: Service): string[] | undefined {

@@ -3,11 +3,11 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { formatAddress } from '../../agent/address.ts';
 import { openSliceApi } from '../../agent/discovery/api.ts';
 import type { Credentials } from '../../agent/discovery/credentials.ts';
+import type { LiveSource } from '../../agent/discovery/endpoint-source.ts';
 import { openKubernetesSource } from '../../agent/discovery/kubernetes.ts';
-import type { LiveSource } from '../../agent/discovery/source.ts';
 import type { Listener } from '../../agent/model.ts';
+import { patient } from '../../lab/patience.ts';
 import { aListener, aLog } from '../fake/words.ts';
-import { patient } from '../lab/patience.ts';
 import { Client, type Watch } from './client.ts';
 import { type Conversation, difference, type Exchange, filled, filledAll, type Names } from './format.ts';
 
@@ -131,7 +131,7 @@ class Talk {
 
   #follow(service: string): Followed {
     const namespace = this.#names.get('namespace')!;
-    const listener = aListener({ source: { kind: 'kubernetes', namespace, service, port: 9000 } });
+    const listener = aListener({ endpoints: { kind: 'kubernetes', namespace, service, port: 9000 } });
     const api = openSliceApi(this.#credentials);
     const followed = { source: openKubernetesSource({ listeners: [listener], log: aLog(), api }), listener };
     followed.source.start(() => {});

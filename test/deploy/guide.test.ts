@@ -6,7 +6,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { parse } from 'yaml';
-import { missingRole } from '../../agent/discovery/forbidden.ts';
+import { missingRole } from '../../agent/discovery/rbac-hint.ts';
 import { all, built, configText, container, manifest, nameOf, only } from './objects.ts';
 import { isThere, output, ROOT, without } from './tools.ts';
 

@@ -21,7 +21,7 @@ const RULE = { apiGroups: ['discovery.k8s.io'], resources: ['endpointslices'], v
 /** The namespaces whose Services a deployment's listeners follow. */
 function followed(objects: readonly KubernetesObject[]): string[] {
   const { listeners } = parseConfig(configText(objects), 'config.yaml');
-  return listeners.flatMap(({ source }) => (source.kind === 'kubernetes' ? [source.namespace] : []));
+  return listeners.flatMap(({ endpoints }) => (endpoints.kind === 'kubernetes' ? [endpoints.namespace] : []));
 }
 
 describe.skipIf(!isThere('kubectl'))(`rights${without('kubectl')}`, () => {
@@ -57,7 +57,7 @@ describe.skipIf(!isThere('kubectl'))(`rights${without('kubectl')}`, () => {
       const [listener] = parseConfig(configText(objects), 'config.yaml').listeners;
       const [port] = spec!.ports!;
       expect(`${metadata!.annotations![annotation]}:${port!.port}`).toBe(`${listener!.bind.ip}:${listener!.bind.port}`);
-      expect(listener!.source).toEqual({
+      expect(listener!.endpoints).toEqual({
         kind: 'kubernetes',
         namespace: metadata!.namespace,
         service: metadata!.name,

@@ -2,8 +2,8 @@
 import { describe, expect, test } from 'vitest';
 import { attachAgent } from '../../bench/rig/attach-agent.ts';
 import { Lane, LISTENER_PORT } from '../../bench/rig/lane.ts';
-import { lacking, titled } from '../lab/kernel.ts';
-import { labObstacle } from '../lab/lab.ts';
+import { lacking, titled } from '../../lab/kernel.ts';
+import { labObstacle } from '../../lab/lab.ts';
 
 const obstacle = labObstacle() ?? lacking('live_frames', 'clang');
 

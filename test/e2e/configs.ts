@@ -1,5 +1,5 @@
 /** Configs for the lab's topologies, as the guide writes them. */
-import type { Pod } from '../lab/host.ts';
+import type { Pod } from '../../lab/host.ts';
 
 export interface ListenerOptions {
   readonly name?: string;

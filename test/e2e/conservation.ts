@@ -1,8 +1,8 @@
 /** The conservation law: received = forwarded + left to the stack + dropped, each datagram with a named fate. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect } from 'vitest';
-import type { Agent } from '../lab/agent.ts';
-import { patient } from '../lab/patience.ts';
+import type { Agent } from '../../lab/agent.ts';
+import { patient } from '../../lab/patience.ts';
 
 export interface Ledger {
   readonly received: number;

@@ -1,16 +1,16 @@
 /** The real agent follows a Service through a fake API server in its namespace while numbered datagrams pass. */
 import { afterEach, describe, expect, test } from 'vitest';
+import { type Agent, startAgent } from '../../lab/agent.ts';
+import type { Host, Pod } from '../../lab/host.ts';
+import { titled } from '../../lab/kernel.ts';
+import { labObstacle } from '../../lab/lab.ts';
+import { patient, pause, until } from '../../lab/patience.ts';
+import { type SingleNode, singleNode } from '../../lab/single-node.ts';
+import { type Receivers, receive, send, startSending } from '../../lab/traffic.ts';
+import { union } from '../../lab/union.ts';
 import { RemoteApi } from '../fake/api/remote.ts';
 import { aSlice, aTerminating } from '../fake/api/slices.ts';
 import { issueCertificate } from '../fake/api/tls.ts';
-import { type Agent, startAgent } from '../lab/agent.ts';
-import type { Host, Pod } from '../lab/host.ts';
-import { titled } from '../lab/kernel.ts';
-import { labObstacle } from '../lab/lab.ts';
-import { patient, pause, until } from '../lab/patience.ts';
-import { type T1, t1 } from '../lab/t1.ts';
-import { type Receivers, receive, send, startSending } from '../lab/traffic.ts';
-import { union } from '../lab/union.ts';
 
 const obstacle = labObstacle();
 const NS = 'logging';
@@ -36,7 +36,7 @@ async function started(node: Host, api: RemoteApi, ...listeners: ReturnType<type
 }
 
 async function built(pods: number, ...options: Parameters<typeof RemoteApi.start>[1][]) {
-  const lab: T1 = t1({ pods });
+  const lab: SingleNode = singleNode({ pods });
   cleanUps.push(() => lab.close());
   const api = await RemoteApi.start(lab.node, ...options);
   cleanUps.push(() => api.close());

@@ -6,16 +6,16 @@ import { join } from 'node:path';
 import { afterEach, describe, expect, test } from 'vitest';
 import { parse } from 'yaml';
 import type { Finding } from '../../agent/doctor/finding.ts';
+import { startAgent } from '../../lab/agent.ts';
+import { calicoBgp } from '../../lab/calico-bgp.ts';
+import type { Host } from '../../lab/host.ts';
+import { lacking, titled } from '../../lab/kernel.ts';
+import { labObstacle } from '../../lab/lab.ts';
+import { metallbVip } from '../../lab/metallb-vip.ts';
+import { singleNode } from '../../lab/single-node.ts';
 import { RemoteApi } from '../fake/api/remote.ts';
 import { aSlice } from '../fake/api/slices.ts';
 import { issueCertificate } from '../fake/api/tls.ts';
-import { startAgent } from '../lab/agent.ts';
-import type { Host } from '../lab/host.ts';
-import { lacking, titled } from '../lab/kernel.ts';
-import { labObstacle } from '../lab/lab.ts';
-import { t1 } from '../lab/t1.ts';
-import { t2 } from '../lab/t2.ts';
-import { t8 } from '../lab/t8.ts';
 import { config, listener } from './configs.ts';
 import { asInPod, login, sampleConfig } from './pod.ts';
 
@@ -42,8 +42,8 @@ interface Options {
   readonly env?: Readonly<Record<string, string>>;
 }
 
-function built(options: Parameters<typeof t1>[0] = {}) {
-  const topology = t1({ pods: 2, ...options });
+function built(options: Parameters<typeof singleNode>[0] = {}) {
+  const topology = singleNode({ pods: 2, ...options });
   cleanUps.push(() => topology.close());
   return topology;
 }
@@ -171,7 +171,7 @@ describe.skipIf(obstacle)(titled('doctor', obstacle), () => {
   const noOverlay = lacking('vxlan');
   const overlaid = titled('a port that is an overlay’s, and an MTU that is smaller on the way out', noOverlay);
   test.skipIf(noOverlay)(overlaid, () => {
-    const cluster = t2();
+    const cluster = metallbVip();
     cleanUps.push(() => cluster.close());
     const { vm2, vip, pods } = cluster;
     const nic = { bind: vip.address, interface: vm2.nic, downstream: pods };
@@ -320,7 +320,7 @@ describe.skipIf(obstacle)(titled('doctor', obstacle), () => {
   });
 
   test('IPv6 and a VIP: the way to each pod, and no complaint', () => {
-    const topology = t8();
+    const topology = calicoBgp();
     cleanUps.push(() => topology.close());
     const { a, vips, pods } = topology;
     const vip = listener({ bind: `[${vips[0]}]:5514`, interface: a.nic, downstream: pods });

@@ -5,14 +5,14 @@
 import { mkdtempSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
-import { type Agent, startAgent } from '../lab/agent.ts';
-import { type DualStack, dualStack } from '../lab/dual-stack.ts';
-import type { Pod } from '../lab/host.ts';
-import { lacking, titled } from '../lab/kernel.ts';
-import { labObstacle } from '../lab/lab.ts';
-import { until } from '../lab/patience.ts';
-import { receive, type SendOptions, send, startSending } from '../lab/traffic.ts';
-import { union } from '../lab/union.ts';
+import { type Agent, startAgent } from '../../lab/agent.ts';
+import { type DualStack, dualStack } from '../../lab/dual-stack.ts';
+import type { Pod } from '../../lab/host.ts';
+import { lacking, titled } from '../../lab/kernel.ts';
+import { labObstacle } from '../../lab/lab.ts';
+import { until } from '../../lab/patience.ts';
+import { receive, type SendOptions, send, startSending } from '../../lab/traffic.ts';
+import { union } from '../../lab/union.ts';
 import { config, listener } from './configs.ts';
 import { ledger } from './conservation.ts';
 

@@ -1,15 +1,15 @@
 /** Real datagrams through the real agent on the topologies of real clusters, by the kernel path and by userspace. */
 import { afterEach, describe, expect, test } from 'vitest';
-import { type Agent, startAgent } from '../lab/agent.ts';
-import type { Host, Pod, Topology } from '../lab/host.ts';
-import { lacking, titled } from '../lab/kernel.ts';
-import { labObstacle } from '../lab/lab.ts';
-import { type T1Options, t1 } from '../lab/t1.ts';
-import { t2 } from '../lab/t2.ts';
-import { t5 } from '../lab/t5.ts';
-import { t8 } from '../lab/t8.ts';
-import { type Receivers, receive, type SendOptions, type Sent, send } from '../lab/traffic.ts';
-import { union } from '../lab/union.ts';
+import { type Agent, startAgent } from '../../lab/agent.ts';
+import { calicoBgp } from '../../lab/calico-bgp.ts';
+import type { Host, Pod, Topology } from '../../lab/host.ts';
+import { lacking, titled } from '../../lab/kernel.ts';
+import { labObstacle } from '../../lab/lab.ts';
+import { metallbVip } from '../../lab/metallb-vip.ts';
+import { type SingleNodeOptions, singleNode } from '../../lab/single-node.ts';
+import { type Receivers, receive, type SendOptions, type Sent, send } from '../../lab/traffic.ts';
+import { twoVips } from '../../lab/two-vips.ts';
+import { union } from '../../lab/union.ts';
 import { config, listener } from './configs.ts';
 import { ledger } from './conservation.ts';
 import { inMode, MODES, type Mode } from './modes.ts';
@@ -60,8 +60,8 @@ async function expectEvenSpread(
   return sent;
 }
 
-describe.skipIf(obstacle).each(MODES)(titled("$name: T1, the guide's base", obstacle), (mode) => {
-  const variants: [string, T1Options][] = [
+describe.skipIf(obstacle).each(MODES)(titled("$name: a single node, the guide's base", obstacle), (mode) => {
+  const variants: [string, SingleNodeOptions][] = [
     ['routed pods', { wiring: 'routed' }],
     ['bridged pods', { wiring: 'bridged' }],
     ['checksums left to the hardware', { checksums: 'offloaded' }],
@@ -71,7 +71,7 @@ describe.skipIf(obstacle).each(MODES)(titled("$name: T1, the guide's base", obst
   ];
 
   test.each(variants)('%s: each datagram to one pod, in turn, as it was sent', async (_, options) => {
-    const { client, node, pods } = built(t1(options));
+    const { client, node, pods } = built(singleNode(options));
     const agent = await started(mode, node, listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods }));
     const source = '10.0.0.9:40000';
     const sent = await expectEvenSpread(client, pods, {
@@ -85,14 +85,14 @@ describe.skipIf(obstacle).each(MODES)(titled("$name: T1, the guide's base", obst
   });
 
   test.each([16, 512, 1472])('%i bytes of payload arrive whole', async (size) => {
-    const { client, node, pods } = built(t1());
+    const { client, node, pods } = built(singleNode());
     await started(mode, node, listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods }));
     const source = '10.0.0.9:40000';
     await expectEvenSpread(client, pods, { to: '10.0.0.1:9000', count: 300, size, source, ttl: 64 - mode.hop });
   });
 
   test('fragments follow their first one', async () => {
-    const { client, node, pods } = built(t1());
+    const { client, node, pods } = built(singleNode());
     const agent = await started(mode, node, listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods }));
     const source = '10.0.0.9:40000';
     const big = { to: '10.0.0.1:9000', count: 300, size: 4000, rate: 5000, source, ttl: 64 - mode.hop };
@@ -101,7 +101,7 @@ describe.skipIf(obstacle).each(MODES)(titled("$name: T1, the guide's base", obst
   });
 
   test('a packet that holds many datagrams is counted as many', async () => {
-    const { client, node, pods } = built(t1({ checksums: 'offloaded' }));
+    const { client, node, pods } = built(singleNode({ checksums: 'offloaded' }));
     const agent = await started(mode, node, listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods }));
     const at = await receivers(pods);
     const sent = await send(client, { to: '10.0.0.1:9000', count: 1920, size: 200, segments: 32, cpu: 0 });
@@ -111,7 +111,7 @@ describe.skipIf(obstacle).each(MODES)(titled("$name: T1, the guide's base", obst
   });
 
   test('what is not the listener’s reaches whom it is for', async () => {
-    const { client, node, pods } = built(t1());
+    const { client, node, pods } = built(singleNode());
     const agent = await started(mode, node, listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods }));
     const atNode = await receivers([node], 9001);
     const otherPort = await send(client, { to: '10.0.0.1:9001', count: 100 });
@@ -131,9 +131,9 @@ describe.skipIf(obstacle).each(MODES)(titled("$name: T1, the guide's base", obst
   });
 });
 
-describe.skipIf(noOverlay).each(MODES)(titled('$name: T2, a VIP, vxlan, 80 to 8080', noOverlay), (mode) => {
+describe.skipIf(noOverlay).each(MODES)(titled('$name: a MetalLB VIP, vxlan, 80 to 8080', noOverlay), (mode) => {
   test.each([1, 0] as const)('ip_forward %i: pods here and behind the vxlan get their share', async (ipForward) => {
-    const { client, vm2, vip, pods } = built(t2({ ipForward }));
+    const { client, vm2, vip, pods } = built(metallbVip({ ipForward }));
     mode.takeVip(vm2, vip.ip);
     const agent = await started(mode, vm2, listener({ bind: vip.address, interface: 'ens3.100', downstream: pods }));
     const at = await receivers(pods);
@@ -150,9 +150,9 @@ describe.skipIf(noOverlay).each(MODES)(titled('$name: T2, a VIP, vxlan, 80 to 80
   });
 });
 
-describe.skipIf(noOverlay).each(MODES)(titled('$name: T5, two VIPs with one port', noOverlay), (mode) => {
+describe.skipIf(noOverlay).each(MODES)(titled('$name: two VIPs with one port', noOverlay), (mode) => {
   test('each goes to its own pods, and neither takes what is for the node or for nobody', async () => {
-    const { client, vm2, first, second, unrelated } = built(t5());
+    const { client, vm2, first, second, unrelated } = built(twoVips());
     for (const { ip } of [first, second]) mode.takeVip(vm2, ip);
     const atNode = await receivers([vm2], 80);
     const agent = await started(
@@ -177,10 +177,10 @@ describe.skipIf(noOverlay).each(MODES)(titled('$name: T5, two VIPs with one port
 });
 
 describe.skipIf(obstacle).each(MODES)(
-  titled('$name: T8, IPv6 over two nodes without encapsulation', obstacle),
+  titled('$name: Calico and BGP, IPv6 over two nodes without encapsulation', obstacle),
   (mode) => {
     test.each(['global', 'link-local'] as const)('next hop %s: pods on both nodes, source intact', async (nextHop) => {
-      const { client, a, b, pods, vips } = built(t8({ nextHop }));
+      const { client, a, b, pods, vips } = built(calicoBgp({ nextHop }));
       const bind = `[${vips[0]}]:5514`;
       for (const node of [a, b]) mode.takeVip(node, vips[0]);
       const agents = [
@@ -205,7 +205,7 @@ describe.skipIf(obstacle).each(MODES)(
     });
 
     test('two nodes that listen on the port of their pods do not play ping-pong', async () => {
-      const { client, a, b, pods } = built(t8());
+      const { client, a, b, pods } = built(calicoBgp());
       const listen = (node: Host) => listener({ bind: '[::]:5514', interface: node.nic, downstream: pods });
       const agents = [await started(mode, a, listen(a)), await started(mode, b, listen(b))];
       const at = await receivers(pods);

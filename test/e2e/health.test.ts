@@ -1,15 +1,15 @@
 /** Health against real pods: real ICMP and ICMPv6, real links that go down, real filters, a real want of capabilities. */
 import { once } from 'node:events';
 import { afterEach, describe, expect, test } from 'vitest';
-import { type Agent, type AgentOptions, startAgent } from '../lab/agent.ts';
-import type { Host, Pod, Topology } from '../lab/host.ts';
-import { lacking, titled } from '../lab/kernel.ts';
-import { labObstacle } from '../lab/lab.ts';
-import { patient, pause, until } from '../lab/patience.ts';
-import { t1 } from '../lab/t1.ts';
-import { t8 } from '../lab/t8.ts';
-import { type Receivers, receive, send, startSending } from '../lab/traffic.ts';
-import { union } from '../lab/union.ts';
+import { type Agent, type AgentOptions, startAgent } from '../../lab/agent.ts';
+import { calicoBgp } from '../../lab/calico-bgp.ts';
+import type { Host, Pod, Topology } from '../../lab/host.ts';
+import { lacking, titled } from '../../lab/kernel.ts';
+import { labObstacle } from '../../lab/lab.ts';
+import { patient, pause, until } from '../../lab/patience.ts';
+import { singleNode } from '../../lab/single-node.ts';
+import { type Receivers, receive, send, startSending } from '../../lab/traffic.ts';
+import { union } from '../../lab/union.ts';
 import { config, listener } from './configs.ts';
 import { ledger } from './conservation.ts';
 
@@ -115,7 +115,7 @@ async function expectOutInTime({ client, agent, to, pods, dead, die }: Death): P
 
 describe.skipIf(obstacle)(titled('a receiver whose link goes down', obstacle), () => {
   test('is out within interval + timeout, and back when its link is', async () => {
-    const { client, node, pods } = built(t1({ wiring: 'bridged' }));
+    const { client, node, pods } = built(singleNode({ wiring: 'bridged' }));
     const agent = await started(node, '0.0.0.0:9000', pods);
     await probed(agent, 3);
     const dead = pods[1]!;
@@ -138,7 +138,7 @@ describe.skipIf(obstacle)(titled('a receiver whose link goes down', obstacle), (
   });
 
   test('is out as soon over IPv6, on another node', async () => {
-    const { client, router, a, b, pods, vips } = built(t8());
+    const { client, router, a, b, pods, vips } = built(calicoBgp());
     // Node b has no agent.
     router.namespace.ip([`route add ${vips[0]} via ${a.ip}`]);
     const agent = await started(a, `[${vips[0]}]:5514`, pods);
@@ -149,7 +149,7 @@ describe.skipIf(obstacle)(titled('a receiver whose link goes down', obstacle), (
   });
 
   test('is out long before its next probe is due where the kernel cannot resolve it', async () => {
-    const { client, node, pods } = built(t1({ pods: 2 }));
+    const { client, node, pods } = built(singleNode({ pods: 2 }));
     const agent = await started(node, '0.0.0.0:9000', pods, { health: { interval_secs: patient(60) } });
     // The first downstream is probed at once, the second after 37 s.
     await probed(agent, 1);
@@ -173,7 +173,7 @@ describe.skipIf(obstacle)(titled('probes that say too much', obstacle), () => {
     noFilter,
   );
   test.skipIf(noFilter)(filtered, async () => {
-    const { client, node, pods } = built(t1());
+    const { client, node, pods } = built(singleNode());
     const agent = await started(node, '0.0.0.0:9000', pods);
     await probed(agent, 3);
     const at = await receive(pods);
@@ -209,7 +209,7 @@ describe.skipIf(obstacle)(titled('probes that say too much', obstacle), () => {
   });
 
   test('without NET_RAW the agent goes on, says once what is missing, and all stay in', async () => {
-    const { client, node, pods } = built(t1());
+    const { client, node, pods } = built(singleNode());
     const under = ['setpriv', '--bounding-set', '-all,+bpf,+net_admin,+perfmon'];
     const agent = await started(node, '0.0.0.0:9000', pods, { under });
     const at = await receive(pods);
@@ -240,7 +240,7 @@ async function startReceiver({ namespace, port }: Pod, behaviour: keyof typeof R
 
 describe.skipIf(obstacle)(titled('udp_echo', obstacle), () => {
   test('takes in who echoes, and out who is silent, lies or has no receiver', async () => {
-    const { node, pods } = built(t1({ pods: 4 }));
+    const { node, pods } = built(singleNode({ pods: 4 }));
     const [echoes, silent, lies, none] = pods as [Pod, Pod, Pod, Pod];
     await Promise.all([startReceiver(echoes, 'echoes'), startReceiver(silent, 'silent'), startReceiver(lies, 'lies')]);
     const agent = await started(node, '0.0.0.0:9001', pods, { health: { protocol: 'udp_echo' } });

@@ -5,19 +5,19 @@ import { readdirSync, writeFileSync } from 'node:fs';
 import { networkInterfaces, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
-import { startAgent } from '../lab/agent.ts';
-import type { Topology } from '../lab/host.ts';
-import { lacking, titled } from '../lab/kernel.ts';
-import { labObstacle } from '../lab/lab.ts';
-import { patient, until } from '../lab/patience.ts';
-import { startTime } from '../lab/processes.ts';
-import { t1 } from '../lab/t1.ts';
-import { t2 } from '../lab/t2.ts';
-import { t5 } from '../lab/t5.ts';
-import { t8 } from '../lab/t8.ts';
-import { receive, type Sent, send } from '../lab/traffic.ts';
-import { union } from '../lab/union.ts';
-import { capture } from '../lab/wire.ts';
+import { startAgent } from '../../lab/agent.ts';
+import { calicoBgp } from '../../lab/calico-bgp.ts';
+import type { Topology } from '../../lab/host.ts';
+import { lacking, titled } from '../../lab/kernel.ts';
+import { labObstacle } from '../../lab/lab.ts';
+import { metallbVip } from '../../lab/metallb-vip.ts';
+import { patient, until } from '../../lab/patience.ts';
+import { startTime } from '../../lab/processes.ts';
+import { singleNode } from '../../lab/single-node.ts';
+import { receive, type Sent, send } from '../../lab/traffic.ts';
+import { twoVips } from '../../lab/two-vips.ts';
+import { union } from '../../lab/union.ts';
+import { capture } from '../../lab/wire.ts';
 
 const obstacle = labObstacle();
 const noOverlay = lacking('vxlan');
@@ -38,25 +38,28 @@ afterEach(() => {
 });
 
 describe.skipIf(obstacle)(title('topologies'), () => {
-  it.each(['routed', 'bridged'] as const)('T1 %s: the client reaches every pod through the node', async (wiring) => {
-    const { client, pods } = hold(t1({ wiring }));
-    const receivers = await receive(pods);
-    for (const [index, pod] of pods.entries()) {
-      const sent = await send(client, { to: pod.address, from: '10.0.0.9:40000', count: 300, size: 200 });
-      const report = await receivers.report({ expect: 300 });
-      expect(union(report, sent)).toEqual(exactly(sent));
-      const { name, sources, ttls, errors } = report.receivers[index]!;
-      expect({ name, sources, ttls, errors }).toEqual({
-        name: pod.name,
-        sources: { '10.0.0.9:40000': 300 },
-        ttls: { 63: 300 },
-        errors: NO_ERRORS,
-      });
-    }
-  });
+  it.each(['routed', 'bridged'] as const)(
+    'single node, %s: the client reaches every pod through the node',
+    async (wiring) => {
+      const { client, pods } = hold(singleNode({ wiring }));
+      const receivers = await receive(pods);
+      for (const [index, pod] of pods.entries()) {
+        const sent = await send(client, { to: pod.address, from: '10.0.0.9:40000', count: 300, size: 200 });
+        const report = await receivers.report({ expect: 300 });
+        expect(union(report, sent)).toEqual(exactly(sent));
+        const { name, sources, ttls, errors } = report.receivers[index]!;
+        expect({ name, sources, ttls, errors }).toEqual({
+          name: pod.name,
+          sources: { '10.0.0.9:40000': 300 },
+          ttls: { 63: 300 },
+          errors: NO_ERRORS,
+        });
+      }
+    },
+  );
 
-  it('T1: pods come and go', async () => {
-    const { client, node, pods, addPod, removePod } = hold(t1({ pods: 1 }));
+  it('single node: pods come and go', async () => {
+    const { client, node, pods, addPod, removePod } = hold(singleNode({ pods: 1 }));
     const added = addPod();
     const receivers = await receive([added]);
     const sent = await send(client, { to: '10.0.1.11:9000', count: 100 });
@@ -68,9 +71,12 @@ describe.skipIf(obstacle)(title('topologies'), () => {
   });
 
   it.skipIf(noOverlay)(
-    titled('T2: node vm2 reaches the pod on vm1 through the vxlan, and takes what is sent to the VIP', noOverlay),
+    titled(
+      'MetalLB VIP: node vm2 reaches the pod on vm1 through the vxlan, and takes what is sent to the VIP',
+      noOverlay,
+    ),
     async () => {
-      const { client, vm1, vm2, pods, vip } = hold(t2());
+      const { client, vm1, vm2, pods, vip } = hold(metallbVip());
       const receivers = await receive(pods);
       const overlay = capture(vm1.namespace, 'ens3', ({ udp }) => udp?.dport === 8472);
       const sent = await send(vm2, { to: pods[2].address, count: 100 });
@@ -88,9 +94,9 @@ describe.skipIf(obstacle)(title('topologies'), () => {
   );
 
   it.skipIf(noOverlay)(
-    titled('T2: ipForward 0 is for the node that takes the VIP, not for the other', noOverlay),
+    titled('MetalLB VIP: ipForward 0 is for the node that takes the VIP, not for the other', noOverlay),
     () => {
-      const { vm1, vm2 } = hold(t2({ ipForward: 0 }));
+      const { vm1, vm2 } = hold(metallbVip({ ipForward: 0 }));
       const forwarding = [vm1, vm2].map(({ namespace }) => namespace.counters().get('IpForwarding'));
       // RFC 1213: 1 forwards, 2 does not.
       expect(forwarding).toEqual([1, 2]);
@@ -98,9 +104,9 @@ describe.skipIf(obstacle)(title('topologies'), () => {
   );
 
   it.skipIf(noOverlay)(
-    titled('T5: pods on three nodes, and vm2 takes what is sent to either VIP', noOverlay),
+    titled('two VIPs: pods on three nodes, and vm2 takes what is sent to either VIP', noOverlay),
     async () => {
-      const { client, vm2, pods, first, second, unrelated } = hold(t5());
+      const { client, vm2, pods, first, second, unrelated } = hold(twoVips());
       expect(first.pods.map(({ ip }) => ip).sort()).toEqual(['10.42.0.37', '10.42.1.35']);
       expect(second.pods.map(({ ip }) => ip)).toEqual(['10.42.2.36']);
       const receivers = await receive(pods);
@@ -115,24 +121,27 @@ describe.skipIf(obstacle)(title('topologies'), () => {
     },
   );
 
-  it.each(['global', 'link-local'] as const)('T8 with %s next hops: both pods are reached', async (nextHop) => {
-    const { client, a, pods } = hold(t8({ nextHop }));
-    const receivers = await receive(pods);
-    for (const pod of pods) {
-      const sent = await send(client, { to: pod.address, from: `[${client.ip}]:40000`, count: 100 });
-      const report = await receivers.report({ expect: 100 });
-      expect(union(report, sent)).toEqual(exactly(sent));
-      expect(report.receivers[pods.indexOf(pod)]).toMatchObject({
-        sources: { '[2001:a61:35b3:1::9]:40000': 100 },
-        ttls: { 62: 100 },
-      });
-    }
-    const across = await send(a, { to: pods[1].address, count: 100 });
-    expect(union(await receivers.report({ expect: 100 }), across)).toEqual(exactly(across));
-  });
+  it.each(['global', 'link-local'] as const)(
+    'Calico and BGP with %s next hops: both pods are reached',
+    async (nextHop) => {
+      const { client, a, pods } = hold(calicoBgp({ nextHop }));
+      const receivers = await receive(pods);
+      for (const pod of pods) {
+        const sent = await send(client, { to: pod.address, from: `[${client.ip}]:40000`, count: 100 });
+        const report = await receivers.report({ expect: 100 });
+        expect(union(report, sent)).toEqual(exactly(sent));
+        expect(report.receivers[pods.indexOf(pod)]).toMatchObject({
+          sources: { '[2001:a61:35b3:1::9]:40000': 100 },
+          ttls: { 62: 100 },
+        });
+      }
+      const across = await send(a, { to: pods[1].address, count: 100 });
+      expect(union(await receivers.report({ expect: 100 }), across)).toEqual(exactly(across));
+    },
+  );
 
-  it('T8: the router spreads a VIP over both nodes, before and after its prefix has changed', async () => {
-    const { client, a, b, vips } = hold(t8());
+  it('Calico and BGP: the router spreads a VIP over both nodes, before and after its prefix has changed', async () => {
+    const { client, a, b, vips } = hold(calicoBgp());
     for (const vip of vips) {
       const taps = [a, b].map(({ namespace, nic }) => capture(namespace, nic, ({ ip }) => ip?.dst === vip));
       await send(client, { to: `[${vip}]:5514`, from: `[${client.ip}]:40000`, streams: 32, count: 320 });
@@ -158,7 +167,7 @@ describe.skipIf(obstacle)(title('the agent'), () => {
     process.on('SIGTERM', () => { console.log('bye'); process.exit(0); });`;
 
   it('is started, awaited, asked and stopped inside the node', async () => {
-    const { node } = hold(t1({ pods: 1 }));
+    const { node } = hold(singleNode({ pods: 1 }));
     const program = join(node.namespace.directory, 'stand-in.cjs');
     writeFileSync(program, STAND_IN);
     const agent = startAgent(node, { greeting: 'hello' }, { program, env: { EXTRA: 'there' } });
@@ -186,11 +195,11 @@ describe.skipIf(obstacle)(title('what stays'), () => {
     for (const holder of holders) holder.kill('SIGKILL');
   });
 
-  /** A process of its own that builds T1, runs something in it, and waits. */
+  /** A process of its own that builds a single node, runs something in it, and waits. */
   async function holder(): Promise<{ child: ChildProcess; id: string; inner: number }> {
     const script = `
-      import { t1 } from '${join(import.meta.dirname, '../lab/t1.ts')}';
-      const { lab, node } = t1();
+      import { singleNode } from '${join(import.meta.dirname, '../../lab/single-node.ts')}';
+      const { lab, node } = singleNode();
       node.namespace.directory;
       console.log(lab.id, node.namespace.spawn('sleep', ['1000']).pid);
       setInterval(() => {}, 1000);`;
@@ -215,7 +224,7 @@ describe.skipIf(obstacle)(title('what stays'), () => {
     child.kill('SIGKILL');
     await once(child, 'exit');
     expect([namespacesOf(id).length, runs(inner)]).toEqual([5, true]);
-    hold(t1({ pods: 1 }));
+    hold(singleNode({ pods: 1 }));
     expect(namespacesOf(id)).toEqual([]);
     expect(readdirSync(tmpdir()).filter((name) => name.startsWith(id))).toEqual([]);
     expect(runs(inner)).toBe(false);
@@ -231,7 +240,7 @@ describe.skipIf(obstacle)(title('what stays'), () => {
 
   it('of a live owner is left alone by other labs', async () => {
     const { child, id } = await holder();
-    hold(t1({ pods: 1 })).close();
+    hold(singleNode({ pods: 1 })).close();
     expect(namespacesOf(id)).toHaveLength(5);
     child.kill('SIGTERM');
     await once(child, 'exit');
@@ -239,7 +248,7 @@ describe.skipIf(obstacle)(title('what stays'), () => {
 
   it('after close is nothing, not even when a process ignores SIGTERM', async () => {
     const before = Object.keys(networkInterfaces());
-    const topology = hold(t1({ pods: 1 }));
+    const topology = hold(singleNode({ pods: 1 }));
     const child = topology.node.namespace.spawn('sh', ['-c', 'trap "" TERM; echo ready; sleep 1000'], {
       stdio: 'pipe',
     });

@@ -7,12 +7,12 @@ import { mkdtempSync, writeFileSync } from 'node:fs';
 import { release } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, describe, expect, test } from 'vitest';
-import { startAgent } from '../lab/agent.ts';
-import { isAtLeast, titled } from '../lab/kernel.ts';
-import { labObstacle } from '../lab/lab.ts';
-import { t1 } from '../lab/t1.ts';
-import { receive, send } from '../lab/traffic.ts';
-import { union } from '../lab/union.ts';
+import { startAgent } from '../../lab/agent.ts';
+import { isAtLeast, titled } from '../../lab/kernel.ts';
+import { labObstacle } from '../../lab/lab.ts';
+import { singleNode } from '../../lab/single-node.ts';
+import { receive, send } from '../../lab/traffic.ts';
+import { union } from '../../lab/union.ts';
 import { config, listener } from './configs.ts';
 
 const PROGRAM = join(import.meta.dirname, '../../dist/udp-fanout.js');
@@ -27,7 +27,7 @@ afterEach(async () => {
 });
 
 function built() {
-  const lab = t1();
+  const lab = singleNode();
   cleanUps.push(() => lab.close());
   const one = listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: lab.pods });
   return {

@@ -1,15 +1,15 @@
 /** An API outage after which all pods are called unready, while they run and answer: the real agent, real probes. */
 import { afterEach, describe, expect, test } from 'vitest';
+import { type Agent, startAgent } from '../../lab/agent.ts';
+import type { Host, Pod } from '../../lab/host.ts';
+import { titled } from '../../lab/kernel.ts';
+import { labObstacle } from '../../lab/lab.ts';
+import { pause } from '../../lab/patience.ts';
+import { singleNode } from '../../lab/single-node.ts';
+import { receive, startSending } from '../../lab/traffic.ts';
+import { union } from '../../lab/union.ts';
 import { RemoteApi } from '../fake/api/remote.ts';
 import { anEndpoint, aSlice } from '../fake/api/slices.ts';
-import { type Agent, startAgent } from '../lab/agent.ts';
-import type { Host, Pod } from '../lab/host.ts';
-import { titled } from '../lab/kernel.ts';
-import { labObstacle } from '../lab/lab.ts';
-import { pause } from '../lab/patience.ts';
-import { t1 } from '../lab/t1.ts';
-import { receive, startSending } from '../lab/traffic.ts';
-import { union } from '../lab/union.ts';
 import { ledger } from './conservation.ts';
 
 const obstacle = labObstacle();
@@ -22,7 +22,7 @@ afterEach(async () => {
 
 /** Three pods of one Service, all of them ready. */
 async function built() {
-  const lab = t1();
+  const lab = singleNode();
   cleanUps.push(() => lab.close());
   const api = await RemoteApi.start(lab.node);
   cleanUps.push(() => api.close());

@@ -4,15 +4,15 @@ import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:f
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, describe, expect, test } from 'vitest';
+import { startAgent } from '../../lab/agent.ts';
+import type { Topology } from '../../lab/host.ts';
+import { lacking, titled } from '../../lab/kernel.ts';
+import { labObstacle } from '../../lab/lab.ts';
+import { patient, until } from '../../lab/patience.ts';
+import { singleNode } from '../../lab/single-node.ts';
+import { receive, send, startSending } from '../../lab/traffic.ts';
+import { union } from '../../lab/union.ts';
 import { buildBpf } from '../../setup/build.mjs';
-import { startAgent } from '../lab/agent.ts';
-import type { Topology } from '../lab/host.ts';
-import { lacking, titled } from '../lab/kernel.ts';
-import { labObstacle } from '../lab/lab.ts';
-import { patient, until } from '../lab/patience.ts';
-import { t1 } from '../lab/t1.ts';
-import { receive, send, startSending } from '../lab/traffic.ts';
-import { union } from '../lab/union.ts';
 import { config, listener } from './configs.ts';
 import { ledger } from './conservation.ts';
 
@@ -34,7 +34,7 @@ const base = { bind: '0.0.0.0:9000', interface: 'eth0' };
 
 describe.skipIf(obstacle)(titled("the agent's life", obstacle), () => {
   test('its log and tc show what the guide says, and SIGTERM leaves nothing', async () => {
-    const { node, pods } = built(t1());
+    const { node, pods } = built(singleNode());
     const agent = startAgent(node, config(listener({ ...base, downstream: pods })));
     await agent.waitFor(/INFO updated tc_ebpf downstream set listener_id=0 endpoints=3$/);
     await agent.waitFor(/INFO attached TC eBPF program to ingress interface="eth0"$/);
@@ -52,7 +52,7 @@ describe.skipIf(obstacle)(titled("the agent's life", obstacle), () => {
   });
 
   test('no datagram is lost or doubled, and no twin left, while the agent is killed and started again', async () => {
-    const { client, node, pods } = built(t1());
+    const { client, node, pods } = built(singleNode());
     const first = startAgent(node, config(listener({ ...base, downstream: pods })));
     await first.waitFor(ATTACHED);
     const at = await receive(pods);
@@ -73,7 +73,7 @@ describe.skipIf(obstacle)(titled("the agent's life", obstacle), () => {
   });
 
   test('a foreign filter on the interface stays, before and after', async () => {
-    const { client, node, pods } = built(t1());
+    const { client, node, pods } = built(singleNode());
     node.namespace.run('tc', ['qdisc', 'add', 'dev', 'eth0', 'clsact']);
     const accept = ['bpf', 'bytecode', '1,6 0 0 4294967295,', 'classid', '1:1'];
     node.namespace.run('tc', ['filter', 'add', 'dev', 'eth0', 'ingress', 'pref', '50000', ...accept]);
@@ -89,7 +89,7 @@ describe.skipIf(obstacle)(titled("the agent's life", obstacle), () => {
   });
 
   test('a program that somebody removed is attached again', async () => {
-    const { node, pods } = built(t1());
+    const { node, pods } = built(singleNode());
     const agent = startAgent(node, config(listener({ ...base, downstream: pods })));
     cleanUps.push(() => agent.stop());
     await agent.waitFor(ATTACHED);
@@ -100,7 +100,7 @@ describe.skipIf(obstacle)(titled("the agent's life", obstacle), () => {
   });
 
   test('detach removes what a killed agent left, and says so', async () => {
-    const { node, pods } = built(t1());
+    const { node, pods } = built(singleNode());
     const agent = startAgent(node, config(listener({ ...base, downstream: pods })));
     await agent.waitFor(ATTACHED);
     agent.kill('SIGKILL');
@@ -112,7 +112,7 @@ describe.skipIf(obstacle)(titled("the agent's life", obstacle), () => {
   });
 
   test('a second agent on the node is turned away', async () => {
-    const { node, pods } = built(t1());
+    const { node, pods } = built(singleNode());
     const first = startAgent(node, config(listener({ ...base, downstream: pods })));
     cleanUps.push(() => first.stop());
     await first.waitFor(ATTACHED);
@@ -123,7 +123,7 @@ describe.skipIf(obstacle)(titled("the agent's life", obstacle), () => {
   });
 
   test('an interface that comes later is taken up, one that goes and returns too', async () => {
-    const { node, pods } = built(t1());
+    const { node, pods } = built(singleNode());
     const late = listener({ name: 'late', bind: '0.0.0.0:9001', interface: 'late0', downstream: pods });
     const agent = startAgent(node, config(listener({ ...base, downstream: pods }), late));
     cleanUps.push(() => agent.stop());
@@ -143,7 +143,7 @@ describe.skipIf(obstacle)(titled("the agent's life", obstacle), () => {
   });
 
   test('an address that the node gets later is the wildcard bind’s too', async () => {
-    const { client, node, pods } = built(t1());
+    const { client, node, pods } = built(singleNode());
     const agent = startAgent(node, config(listener({ ...base, downstream: pods })));
     cleanUps.push(() => agent.stop());
     await agent.waitFor(ATTACHED);
@@ -164,7 +164,7 @@ describe.skipIf(obstacle)(titled("the agent's life", obstacle), () => {
 describe.skipIf(obstacle)(titled('a machine that does not fit', obstacle), () => {
   /** Starts the agent, which must end by itself; what it said last, and that nothing of it stays. */
   async function refused(arrange: Parameters<typeof startAgent>[1], options: Parameters<typeof startAgent>[2] = {}) {
-    const { node } = built(t1({ pods: 1 }));
+    const { node } = built(singleNode({ pods: 1 }));
     const agent = startAgent(node, arrange, options);
     const { code } = await agent.ended;
     expect(filters(node)).toBe('');
@@ -210,7 +210,7 @@ describe.skipIf(obstacle)(titled('a machine that does not fit', obstacle), () =>
   });
 
   test('metrics on every address of both families', async () => {
-    const { node, pods } = built(t1({ pods: 1 }));
+    const { node, pods } = built(singleNode({ pods: 1 }));
     const served = {
       ...config(listener({ ...base, downstream: pods })),
       metrics: { enabled: true, bind: '[::]:9090' },
@@ -222,7 +222,7 @@ describe.skipIf(obstacle)(titled('a machine that does not fit', obstacle), () =>
   });
 
   test('metrics port taken', async () => {
-    const { node, pods } = built(t1({ pods: 1 }));
+    const { node, pods } = built(singleNode({ pods: 1 }));
     const script = "require('net').createServer().listen(9090, () => console.log('taken'))";
     const squatter = node.namespace.spawn(process.execPath, ['-e', script], { stdio: ['ignore', 'pipe', 'inherit'] });
     await once(squatter.stdout!, 'data');
@@ -249,7 +249,7 @@ describe.skipIf(obstacle)(titled('a machine that does not fit', obstacle), () =>
   });
 
   test('the capabilities of the manifest are enough', async () => {
-    const { node, pods } = built(t1({ pods: 1 }));
+    const { node, pods } = built(singleNode({ pods: 1 }));
     const under = ['setpriv', '--bounding-set', ['-all', ...all.map((one) => `+${one}`)].join(',')];
     const agent = startAgent(node, config(listener({ ...base, downstream: pods })), { under });
     cleanUps.push(() => agent.stop());
@@ -259,7 +259,7 @@ describe.skipIf(obstacle)(titled('a machine that does not fit', obstacle), () =>
 
   const noOverlay = lacking('vxlan');
   test.skipIf(noOverlay)(titled('a listener’s port that a vxlan uses', noOverlay), async () => {
-    const { node, pods } = built(t1());
+    const { node, pods } = built(singleNode());
     node.namespace.ip(['link add flannel.1 type vxlan id 1 dstport 8472 dev eth0']);
     const hijack = listener({ name: 'hijack', bind: '0.0.0.0:8472', interface: 'eth0', downstream: pods });
     const agent = startAgent(node, config(hijack, listener({ ...base, downstream: pods })));

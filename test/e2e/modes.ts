@@ -1,5 +1,5 @@
 /** The two datapaths as a test table: what is true of both is written once. */
-import type { Host } from '../lab/host.ts';
+import type { Host } from '../../lab/host.ts';
 import type { listener } from './configs.ts';
 
 export interface Mode {

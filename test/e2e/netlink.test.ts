@@ -11,8 +11,8 @@ import type { Host } from '../../agent/netlink/host.ts';
 import { findLink, type Link } from '../../agent/netlink/link.ts';
 import type { Route } from '../../agent/netlink/route.ts';
 import type { ChangeCause } from '../../agent/netlink/watch.ts';
-import { lacking, titled } from '../lab/kernel.ts';
-import { patient, pause } from '../lab/patience.ts';
+import { lacking, titled } from '../../lab/kernel.ts';
+import { patient, pause } from '../../lab/patience.ts';
 
 const CHILD = fileURLToPath(new URL('netlink.child.ts', import.meta.url));
 const root = process.getuid?.() === 0;

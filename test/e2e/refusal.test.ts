@@ -4,13 +4,13 @@ import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:f
 import { release, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { startAgent } from '../../lab/agent.ts';
+import type { Host } from '../../lab/host.ts';
+import { titled } from '../../lab/kernel.ts';
+import { labObstacle } from '../../lab/lab.ts';
+import { singleNode } from '../../lab/single-node.ts';
+import { receive, send } from '../../lab/traffic.ts';
 import { buildBpf } from '../../setup/build.mjs';
-import { startAgent } from '../lab/agent.ts';
-import type { Host } from '../lab/host.ts';
-import { titled } from '../lab/kernel.ts';
-import { labObstacle } from '../lab/lab.ts';
-import { t1 } from '../lab/t1.ts';
-import { receive, send } from '../lab/traffic.ts';
 import { config, listener } from './configs.ts';
 
 const obstacle = labObstacle();
@@ -45,7 +45,7 @@ describe.skipIf(obstacle)(titled('a program that the kernel refuses', obstacle),
   afterAll(() => rmSync(folder, { recursive: true }));
 
   function built() {
-    const topology = t1({ pods: 2 });
+    const topology = singleNode({ pods: 2 });
     cleanUps.push(() => topology.close());
     return topology;
   }

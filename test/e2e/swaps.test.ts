@@ -8,22 +8,22 @@ import { join } from 'node:path';
 import { afterEach, describe, expect, test } from 'vitest';
 import type { Datapath, Interface } from '../../agent/datapath/datapath.ts';
 import { openTcDatapath } from '../../agent/datapath/tc/datapath.ts';
-import { waysOut } from '../../agent/datapath/tc/wayout.ts';
+import { egressLookup } from '../../agent/datapath/tc/egress.ts';
 import { openUserspaceDatapath } from '../../agent/datapath/userspace/datapath.ts';
 import type { Listener } from '../../agent/model.ts';
 import { openHost } from '../../agent/netlink/host.ts';
 import { findLink } from '../../agent/netlink/link.ts';
 import { buildTable } from '../../agent/table.ts';
+import type { Host } from '../../lab/host.ts';
+import { titled } from '../../lab/kernel.ts';
+import { labObstacle } from '../../lab/lab.ts';
+import { realTime } from '../../lab/libc.ts';
+import { patient, until } from '../../lab/patience.ts';
+import { sleepSync } from '../../lab/processes.ts';
+import { singleNode } from '../../lab/single-node.ts';
+import { receive, startSending } from '../../lab/traffic.ts';
+import { union } from '../../lab/union.ts';
 import { aListener, aLog, anEndpoint } from '../fake/words.ts';
-import type { Host } from '../lab/host.ts';
-import { titled } from '../lab/kernel.ts';
-import { labObstacle } from '../lab/lab.ts';
-import { realTime } from '../lab/libc.ts';
-import { patient, until } from '../lab/patience.ts';
-import { sleepSync } from '../lab/processes.ts';
-import { t1 } from '../lab/t1.ts';
-import { receive, startSending } from '../lab/traffic.ts';
-import { union } from '../lab/union.ts';
 
 const OBJECT = process.env.UDP_FANOUT_OBJECT ?? join(import.meta.dirname, '../../dist/udp_fanout.bpf.o');
 const SETTINGS = { maxPacketSize: 9000, batchSize: 64, workers: 2, recvBufSize: 64 << 20, maxSources: 16 };
@@ -60,7 +60,7 @@ function kernelPath(log: ReturnType<typeof aLog>): Opened {
     objectPath: OBJECT,
     listeners: [listener],
     filters: (index) => host.filters(index),
-    waysOut: (interfaces) => waysOut(host, interfaces),
+    egressLookup: (interfaces) => egressLookup(host, interfaces),
   });
   return { listener, datapath, interfaces: [{ name: 'eth0', index: findLink(host.links(), 'eth0')!.index }] };
 }
@@ -115,7 +115,7 @@ describe.skipIf(obstacle)(titled('swaps under load', obstacle), () => {
     ['userspace', userspace, 500],
     ['kernel path', kernelPath, 200],
   ] as const)('%s: no gap, no duplicate, and nothing to one that is gone', LONG, async (_, open, swaps) => {
-    const topology = t1();
+    const topology = singleNode();
     cleanUps.push(() => topology.close());
     const { client, node, pods } = topology;
     const { log, swap, counters } = swapper(node, open);

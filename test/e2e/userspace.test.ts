@@ -3,19 +3,19 @@ import { closeSync, readdirSync } from 'node:fs';
 import { Worker } from 'node:worker_threads';
 import { afterEach, describe, expect, test } from 'vitest';
 import { openUserspaceDatapath } from '../../agent/datapath/userspace/datapath.ts';
-import { type StartThread, startThread } from '../../agent/datapath/userspace/pool.ts';
+import { type StartThread, startThread } from '../../agent/datapath/userspace/workers/pool.ts';
 import { buildTable } from '../../agent/table.ts';
+import { type Agent, startAgent } from '../../lab/agent.ts';
+import type { Host, Topology } from '../../lab/host.ts';
+import { titled } from '../../lab/kernel.ts';
+import { labObstacle } from '../../lab/lab.ts';
+import { AF, bind, errnoName, SOCK, sendTo, socket } from '../../lab/libc.ts';
+import { patient } from '../../lab/patience.ts';
+import { type SingleNode, singleNode } from '../../lab/single-node.ts';
+import { encodeSockaddr, parseAddress } from '../../lab/sockaddr.ts';
+import { type Receivers, receive, send, startSending } from '../../lab/traffic.ts';
+import { union } from '../../lab/union.ts';
 import { aListener, aLog, anEndpoint } from '../fake/words.ts';
-import { type Agent, startAgent } from '../lab/agent.ts';
-import type { Host, Topology } from '../lab/host.ts';
-import { titled } from '../lab/kernel.ts';
-import { labObstacle } from '../lab/lab.ts';
-import { AF, bind, errnoName, SOCK, sendTo, socket } from '../lab/libc.ts';
-import { patient } from '../lab/patience.ts';
-import { encodeSockaddr, parseAddress } from '../lab/sockaddr.ts';
-import { type T1, t1 } from '../lab/t1.ts';
-import { type Receivers, receive, send, startSending } from '../lab/traffic.ts';
-import { union } from '../lab/union.ts';
 import { config, listener } from './configs.ts';
 import { ledger } from './conservation.ts';
 
@@ -51,8 +51,8 @@ async function receivers(...args: Parameters<typeof receive>): Promise<Receivers
   return opened;
 }
 
-/** IPv6 beside T1's IPv4: fd00::9 and fd00::1 on the link, fd00:1::10 and so on in the pods. */
-function withIpv6({ client, node, pods }: T1): string[] {
+/** IPv6 beside the single node's IPv4: fd00::9 and fd00::1 on the link, fd00:1::10 and so on in the pods. */
+function withIpv6({ client, node, pods }: SingleNode): string[] {
   client.namespace.ip(['addr add fd00::9/64 dev eth0 nodad', 'route add fd00:1::/64 via fd00::1']);
   node.namespace.ip(['addr add fd00::1/64 dev eth0 nodad']);
   return pods.map((pod, index) => {
@@ -86,7 +86,7 @@ describe.skipIf(obstacle)(title('userspace: sizes and families'), () => {
     ['nat', 65507],
     ['preserve', 65507],
   ])('source %s, at most %i bytes: whole or counted, over both families of one socket', async (source, most) => {
-    const topology = built(t1());
+    const topology = built(singleNode());
     const { client, node, pods } = topology;
     const six = withIpv6(topology);
     const settings = { ...SETTINGS, max_packet_size: most };
@@ -115,7 +115,7 @@ describe.skipIf(obstacle)(title('userspace: sizes and families'), () => {
 
 describe.skipIf(obstacle)(title('userspace: sources'), () => {
   test('nat: the node’s own address', async () => {
-    const { client, node, pods } = built(t1());
+    const { client, node, pods } = built(singleNode());
     const agent = await started(node, [pods[0]!.address], { source: 'nat' });
     const at = await receivers(pods.slice(0, 1));
     const sent = await send(client, { to: '10.0.0.1:9000', from: CLIENT, count: 100 });
@@ -128,7 +128,7 @@ describe.skipIf(obstacle)(title('userspace: sources'), () => {
 
   test('preserve: talkers and the long tail alike, in order, with few descriptors', async () => {
     // Checksums left to hardware: before Linux 6.11 nothing else can send many datagrams as one.
-    const { client, node, pods } = built(t1({ pods: 1, checksums: 'offloaded' }));
+    const { client, node, pods } = built(singleNode({ pods: 1, checksums: 'offloaded' }));
     const settings = { ...SETTINGS, max_sources: 4 };
     const agent = await started(node, [pods[0]!.address], { source: 'preserve', settings });
     const before = readdirSync(`/proc/${agent.pid}/fd`).length;
@@ -159,7 +159,7 @@ describe.skipIf(obstacle)(title('userspace: downstreams that fail'), () => {
     ['silent', 'nat', ['EAGAIN', 'EHOSTUNREACH']],
     ['silent', 'preserve', ['EAGAIN', 'EHOSTUNREACH']],
   ])('one that is %s (%s) is counted by name and delays nobody', async (kind, source, reasons) => {
-    const { client, node, pods } = built(t1());
+    const { client, node, pods } = built(singleNode());
     // Nobody listens on the pod's port 9; no route leads there; nobody answers for that neighbour.
     const address = { refused: '10.0.1.12:9', unroutable: '203.0.113.1:9', silent: '10.0.0.77:9' }[kind]!;
     const alive = pods.slice(0, 2);
@@ -179,7 +179,7 @@ describe.skipIf(obstacle)(title('userspace: downstreams that fail'), () => {
   });
 
   test('what finds the receive buffer full is received and dropped, with its reason', async () => {
-    const { client, node, pods } = built(t1());
+    const { client, node, pods } = built(singleNode());
     const settings = { workers: 1, recv_buf_size: 64 << 10 };
     const agent = await started(
       node,
@@ -227,7 +227,7 @@ describe.skipIf(obstacle)(title('userspace: tables'), () => {
   }
 
   test('a worker that dies is started again, and what waited for it is forwarded', async () => {
-    const { client, node, pods } = built(t1());
+    const { client, node, pods } = built(singleNode());
     let starts = 0;
     const brokenAtFirst: StartThread = (job) =>
       // In the node's namespace as well, where the first ones were started from.
@@ -260,7 +260,7 @@ describe.skipIf(obstacle)(title('the safety net under the kernel path'), () => {
   }
 
   test('a sender on the node itself reaches the downstreams, counted as userspace', async () => {
-    const { node, pods } = built(t1());
+    const { node, pods } = built(singleNode());
     const agent = await attached(
       node,
       pods.map(({ address }) => address),
@@ -277,7 +277,7 @@ describe.skipIf(obstacle)(title('the safety net under the kernel path'), () => {
   });
 
   test('a program that is removed by hand is attached again, and meanwhile nothing is lost', async () => {
-    const { client, node, pods } = built(t1());
+    const { client, node, pods } = built(singleNode());
     const agent = await attached(
       node,
       pods.map(({ address }) => address),
@@ -299,7 +299,7 @@ describe.skipIf(obstacle)(title('the safety net under the kernel path'), () => {
   });
 
   test('as long as no program can be attached /readyz says so, and the listener works', async () => {
-    const { client, node, pods } = built(t1());
+    const { client, node, pods } = built(singleNode());
     const agent = await attached(
       node,
       pods.map(({ address }) => address),
@@ -321,7 +321,7 @@ describe.skipIf(obstacle)(title('the safety net under the kernel path'), () => {
   });
 
   test('a VIP has it before it is on any interface', async () => {
-    const { client, node, pods } = built(t1());
+    const { client, node, pods } = built(singleNode());
     const agent = await attached(
       node,
       pods.map(({ address }) => address),
@@ -337,7 +337,7 @@ describe.skipIf(obstacle)(title('the safety net under the kernel path'), () => {
   });
 
   test('is not in the way of a downstream on this host with the same port', async () => {
-    const { client, node } = built(t1({ pods: 1 }));
+    const { client, node } = built(singleNode({ pods: 1 }));
     const agent = await attached(node, ['10.0.0.1:9000'], { bind: '10.7.7.7:9000' });
     await agent.waitFor(/INFO listener "test" has no safety net: a downstream on this host has its port/);
     const at = await receivers([node], { port: 9000 });
@@ -349,7 +349,7 @@ describe.skipIf(obstacle)(title('the safety net under the kernel path'), () => {
 
 describe.skipIf(obstacle)(title('mode auto'), () => {
   test('without capabilities falls back to userspace and nat, with one warning that says why', async () => {
-    const { client, node, pods } = built(t1());
+    const { client, node, pods } = built(singleNode());
     const base = listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods });
     const under = ['setpriv', '--bounding-set', '-all', '--inh-caps', '-all'];
     const keys = { mode: 'auto', settings: { workers: 2 } };
@@ -375,7 +375,7 @@ describe.skipIf(obstacle)(title('mode auto'), () => {
   });
 
   test('an interface that takes no program is served by userspace, sources intact', async () => {
-    const { client, node, pods } = built(t1());
+    const { client, node, pods } = built(singleNode());
     const base = listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods });
     const keys = { mode: 'auto', settings: { workers: 1 } };
     const args = ['--ebpf-program', '/nowhere/udp_fanout.bpf.o'];
@@ -390,7 +390,7 @@ describe.skipIf(obstacle)(title('mode auto'), () => {
   });
 
   test('a port that another process has is a problem with a name', async () => {
-    const { node, pods } = built(t1());
+    const { node, pods } = built(singleNode());
     const taken = node.namespace.inside(() => {
       const fd = socket(AF.INET, SOCK.DGRAM);
       bind(fd, encodeSockaddr(parseAddress('0.0.0.0:9000')));

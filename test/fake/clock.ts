@@ -1,5 +1,5 @@
 /** A clock that goes faster than the wall's, for tests in which minutes pass over a real network. */
-import type { Timer } from '../../agent/reconciler.ts';
+import type { Timer } from '../../agent/clock.ts';
 
 export function fastClock(speed: number): { now: () => number; timer: Timer } {
   return {

@@ -1,7 +1,7 @@
 /** A network of hosts that answer echo requests, each in its own way, as raw sockets see it: bytes out, bytes in. */
 import type { Family } from '../../agent/address.ts';
 import { ECHO } from '../../agent/health/echo.ts';
-import type { OpenEchoSocket } from '../../agent/health/raw.ts';
+import type { OpenEchoSocket } from '../../agent/health/echo-socket.ts';
 import type { FakeTimer } from './timer.ts';
 
 /** How a host treats a request; what is left out is as a healthy host does it. */

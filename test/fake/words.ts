@@ -13,8 +13,8 @@ export function aListener(fields: Partial<Listener> = {}): Listener {
     bind: { family: 4, ip: '0.0.0.0', port: 9000 + id },
     interfaces: ['eth0'],
     mode: 'tc_ebpf',
-    source: { kind: 'static', endpoints: [] },
-    sourceMode: 'auto',
+    endpoints: { kind: 'static', list: [] },
+    source: 'auto',
     settings: SETTINGS,
     ...fields,
   };

@@ -3,14 +3,14 @@ import assert from 'node:assert/strict';
 import { mkdtempSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { type Agent, startAgent } from '../../lab/agent.ts';
+import { type SingleNode, singleNode } from '../../lab/single-node.ts';
+import { receive, send, startSending } from '../../lab/traffic.ts';
+import { union } from '../../lab/union.ts';
 import { asInPod, container, login, sampleConfig } from '../e2e/pod.ts';
 import { RemoteApi } from '../fake/api/remote.ts';
 import { aSlice } from '../fake/api/slices.ts';
 import { issueCertificate } from '../fake/api/tls.ts';
-import { type Agent, startAgent } from '../lab/agent.ts';
-import { type T1, t1 } from '../lab/t1.ts';
-import { receive, send, startSending } from '../lab/traffic.ts';
-import { union } from '../lab/union.ts';
 import type { Check } from './run.ts';
 
 const PORT = 5514;
@@ -25,7 +25,7 @@ export interface Deployed {
 
 /** As k8s/daemonset.yaml deploys it. */
 export async function inPod(root: string): Promise<Deployed> {
-  const lab = t1();
+  const lab = singleNode();
   const tls = issueCertificate();
   const api = await RemoteApi.start(lab.node, { tls });
   await api.apply(
@@ -102,7 +102,7 @@ export async function inPod(root: string): Promise<Deployed> {
 
 /** `docker run --network host --read-only --cap-drop ALL --cap-add ...` with a list of receivers. */
 export async function alone(root: string): Promise<Deployed> {
-  const lab = t1();
+  const lab = singleNode();
   const downstream = lab.pods.map(({ address }) => ({ address }));
   const listener = { name: 'alone', bind: '0.0.0.0:9000', interface: 'eth0', downstream };
   const agent = start(lab, root, JSON.stringify({ listeners: [listener] }), {});
@@ -128,14 +128,14 @@ interface Start {
   readonly run?: string;
 }
 
-function start({ node }: T1, root: string, config: string, { env = {}, run }: Start): Agent {
+function start({ node }: SingleNode, root: string, config: string, { env = {}, run }: Start): Agent {
   const directory = mkdtempSync(join(node.namespace.directory, 'config-'));
   writeFileSync(join(directory, 'config.yaml'), config);
   const under = [...asInPod({ root, config: directory, ...(run && { run }) }), ...COMMAND];
   return startAgent(node, config, { env: { ...env, PATH: '/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' }, under });
 }
 
-async function forwards({ client, pods }: T1, port: number): Promise<void> {
+async function forwards({ client, pods }: SingleNode, port: number): Promise<void> {
   await using at = await receive(pods, { port });
   const sent = await send(client, { to: `10.0.0.1:${port}`, count: 3000, cpu: 0 });
   const report = await at.report({ expect: sent.count });

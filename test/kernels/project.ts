@@ -5,7 +5,19 @@ import type { Architecture } from '../apt/root.ts';
 import { ROOT, run } from '../programs.ts';
 import { makeDisk } from './disk.ts';
 
-const PARTS = ['agent', 'bpf', 'dist', 'docs', 'k8s', 'setup', 'test', 'package.json', 'README.md', 'vitest.config.ts'];
+const PARTS = [
+  'agent',
+  'bpf',
+  'dist',
+  'docs',
+  'k8s',
+  'lab',
+  'setup',
+  'test',
+  'package.json',
+  'README.md',
+  'vitest.config.ts',
+];
 /** Big, and for those who build. */
 const LEFT_OUT = ['@biomejs', '@typescript', 'typescript', 'bare-url', '.cache'];
 

@@ -1,9 +1,9 @@
 /** Frames, payloads and unions are plain functions: what is built reads back, and every lie and damage shows. */
 import { describe, expect, it } from 'vitest';
-import { dissect } from './dissect.ts';
-import { arp, fragments4, fragments6, tcp4, tcp6, udp4, udp6 } from './frame.ts';
-import { numberedPayload, readPayload } from './payload.ts';
-import { union } from './union.ts';
+import { dissect } from '../../lab/dissect.ts';
+import { arp, fragments4, fragments6, tcp4, tcp6, udp4, udp6 } from '../../lab/frame.ts';
+import { numberedPayload, readPayload } from '../../lab/payload.ts';
+import { union } from '../../lab/union.ts';
 
 const V4 = { src: '10.0.0.9', dst: '10.0.0.1', sport: 40000, dport: 9000 };
 const V6 = { src: 'fd00::9', dst: 'fd00::1', sport: 40000, dport: 9000 };

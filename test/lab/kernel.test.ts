@@ -2,8 +2,8 @@
 import { execFileSync } from 'node:child_process';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { isAtLeast, lacking, titled } from './kernel.ts';
-import { patient, SLOWNESS, until } from './patience.ts';
+import { isAtLeast, lacking, titled } from '../../lab/kernel.ts';
+import { patient, SLOWNESS, until } from '../../lab/patience.ts';
 
 test.each([
   ['5.10', '5.10.0-30-cloud-amd64', true],
@@ -32,7 +32,7 @@ test('a condition is waited for, and named if it never comes', async () => {
 test('waits are as much longer as the environment says', () => {
   expect(patient(1000)).toBe(1000 * SLOWNESS);
   const inEnvironment = (slowness: string) => {
-    const script = `import { patient } from '${join(import.meta.dirname, 'patience.ts')}'; console.log(patient(1000));`;
+    const script = `import { patient } from '${join(import.meta.dirname, '../../lab/patience.ts')}'; console.log(patient(1000));`;
     const env = { ...process.env, NODE_OPTIONS: '', UDP_FANOUT_TEST_SLOWNESS: slowness };
     return execFileSync(process.execPath, ['--input-type=module', '-e', script], {
       env,

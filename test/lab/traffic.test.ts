@@ -1,17 +1,17 @@
 /** The lab's instruments: they see every fault of the traffic, make none themselves, and show the frames as they are. */
 import { afterEach, describe, expect, it } from 'vitest';
-import { fragments4, fragments6, udp4, udp6 } from './frame.ts';
-import type { Topology } from './host.ts';
-import { titled } from './kernel.ts';
-import { labObstacle } from './lab.ts';
-import { realTime } from './libc.ts';
-import { pause, until } from './patience.ts';
-import { numberedPayload } from './payload.ts';
-import { t1 } from './t1.ts';
-import { t8 } from './t8.ts';
-import { receive, type Sent, send, startSending } from './traffic.ts';
-import { union } from './union.ts';
-import { capture, inject } from './wire.ts';
+import { calicoBgp } from '../../lab/calico-bgp.ts';
+import { fragments4, fragments6, udp4, udp6 } from '../../lab/frame.ts';
+import type { Topology } from '../../lab/host.ts';
+import { titled } from '../../lab/kernel.ts';
+import { labObstacle } from '../../lab/lab.ts';
+import { realTime } from '../../lab/libc.ts';
+import { pause, until } from '../../lab/patience.ts';
+import { numberedPayload } from '../../lab/payload.ts';
+import { singleNode } from '../../lab/single-node.ts';
+import { receive, type Sent, send, startSending } from '../../lab/traffic.ts';
+import { union } from '../../lab/union.ts';
+import { capture, inject } from '../../lab/wire.ts';
 
 const obstacle = labObstacle();
 const title = (text: string) => titled(text, obstacle);
@@ -32,7 +32,7 @@ afterEach(() => {
 
 describe.skipIf(obstacle)(title('traffic'), () => {
   it('tells gaps, duplicates, disorder, damage, wrong checksums and closed ports', async () => {
-    const { node, pods } = hold(t1({ pods: 1 }));
+    const { node, pods } = hold(singleNode({ pods: 1 }));
     const [pod] = pods;
     const receivers = await receive(pods);
     const from = { src: '10.0.0.9', dst: pod!.ip, sport: 1, dport: pod!.port, dmac: pod!.mac };
@@ -65,7 +65,7 @@ describe.skipIf(obstacle)(title('traffic'), () => {
   });
 
   it('loses nothing of 50000 datagrams from many sources, sent as fast as it goes', async () => {
-    const { client, pods } = hold(t1({ pods: 1 }));
+    const { client, pods } = hold(singleNode({ pods: 1 }));
     const receivers = await receive(pods);
     const from = ['10.0.0.9:40000', '10.0.0.77:40000'];
     const sent = await send(client, { to: pods[0]!.address, from, streams: 6, count: 50_000, rate: 0, cpu: 0 });
@@ -79,7 +79,7 @@ describe.skipIf(obstacle)(title('traffic'), () => {
 
   it('sends large, fragmented and segmented datagrams whole', async () => {
     // Where checksums are computed here, no packet of many datagrams leaves before Linux 6.11: EIO.
-    const { client, pods } = hold(t1({ pods: 1, checksums: 'offloaded' }));
+    const { client, pods } = hold(singleNode({ pods: 1, checksums: 'offloaded' }));
     const receivers = await receive(pods);
     for (const options of [{ size: 1472 }, { size: 8000 }, { size: 1200, segments: 20 }]) {
       const sent = await send(client, { to: pods[0]!.address, count: 100, ttl: 9, ...options });
@@ -94,7 +94,7 @@ describe.skipIf(obstacle)(title('traffic'), () => {
   });
 
   it('takes a send that fails for an error, at once and on the way, and names the errno', async () => {
-    const { client, pods } = hold(t1({ pods: 1 }));
+    const { client, pods } = hold(singleNode({ pods: 1 }));
     const to = pods[0]!.address;
     const tooLarge = { to, count: 3, size: 1473, dontFragment: true };
     const refused = `send to ${to}: 0 datagrams left, 3 were meant to; EMSGSIZE for 1`;
@@ -106,7 +106,7 @@ describe.skipIf(obstacle)(title('traffic'), () => {
   });
 
   it('sends what it has to, even if it is told at once to stop', async () => {
-    const { client, pods } = hold(t1({ pods: 1 }));
+    const { client, pods } = hold(singleNode({ pods: 1 }));
     const receivers = await receive(pods);
     const sending = await startSending(client, { to: pods[0]!.address, rate: 1000, least: 200 });
     const sent = await sending.stop();
@@ -115,7 +115,7 @@ describe.skipIf(obstacle)(title('traffic'), () => {
   });
 
   it('sees when each datagram was handed over, however late it is read', async () => {
-    const { client, pods } = hold(t1({ pods: 1 }));
+    const { client, pods } = hold(singleNode({ pods: 1 }));
     await using receivers = await receive(pods, { times: true });
     const before = realTime();
     const sent = await send(client, { to: pods[0]!.address, count: 100 });
@@ -130,7 +130,7 @@ describe.skipIf(obstacle)(title('traffic'), () => {
   });
 
   it('a glance sees all that waits in a socket', async () => {
-    const { client, pods } = hold(t1({ pods: 1 }));
+    const { client, pods } = hold(singleNode({ pods: 1 }));
     await using receivers = await receive(pods);
     await send(client, { to: pods[0]!.address, count: 20_000, rate: 0 });
     // The receiver reads 32 at a time; what is on its way to the socket arrives meanwhile.
@@ -139,7 +139,7 @@ describe.skipIf(obstacle)(title('traffic'), () => {
   });
 
   it('keeps its rate, and stops when told to', async () => {
-    const { client, pods } = hold(t1({ pods: 1 }));
+    const { client, pods } = hold(singleNode({ pods: 1 }));
     const receivers = await receive(pods);
     const paced = await send(client, { to: pods[0]!.address, count: 200, rate: 1000 });
     expect(paced.ms).toBeGreaterThan(190);
@@ -153,7 +153,7 @@ describe.skipIf(obstacle)(title('traffic'), () => {
 
 describe.skipIf(obstacle)(title('the wire'), () => {
   it('shows what the node did to a datagram', async () => {
-    const { client, pods } = hold(t1());
+    const { client, pods } = hold(singleNode());
     using tap = capture(pods[0]!.namespace, 'eth0', ({ udp }) => udp?.dport === 9000);
     inject(client.namespace, 'eth0', [udp4({ src: '10.0.0.9', dst: pods[0]!.ip, sport: 7, dport: 9000, ttl: 5 })]);
     const [frame] = await tap.frames({ expect: 1 });
@@ -167,7 +167,7 @@ describe.skipIf(obstacle)(title('the wire'), () => {
   });
 
   it('carries VLAN tags and fragments', async () => {
-    const { client, node, pods } = hold(t1());
+    const { client, node, pods } = hold(singleNode());
     const receivers = await receive(pods);
     using tap = capture(node.namespace, 'eth0', ({ ip }) => ip?.src === '10.0.0.9');
     const to = { src: '10.0.0.9', dst: pods[1]!.ip, sport: 7, dport: 9000 };
@@ -181,7 +181,7 @@ describe.skipIf(obstacle)(title('the wire'), () => {
 
   it('tells a checksum that is left to hardware from one that is right', async () => {
     for (const checksums of ['offloaded', 'computed'] as const) {
-      const { client, node, pods } = hold(t1({ pods: 1, checksums }));
+      const { client, node, pods } = hold(singleNode({ pods: 1, checksums }));
       using tap = capture(node.namespace, 'eth0', ({ udp }) => udp !== undefined);
       await send(client, { to: pods[0]!.address, count: 1 });
       const [frame] = await tap.frames({ expect: 1 });
@@ -190,7 +190,7 @@ describe.skipIf(obstacle)(title('the wire'), () => {
   });
 
   it('takes IPv6 with extension headers, and in fragments', async () => {
-    const { client, a, pods } = hold(t8());
+    const { client, a, pods } = hold(calicoBgp());
     const receivers = await receive(pods);
     const payload = numberedPayload({ stream: 1, sequence: 0 });
     const to = { dmac: pods[0].mac, src: client.ip, dst: pods[0].ip, sport: 7, dport: 5514, payload };

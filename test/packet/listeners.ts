@@ -1,6 +1,6 @@
 /** The listeners of the packet tables. Each scenario has a listener of its own, so that rows do not disturb each other. */
 import type { Family } from '../../agent/address.ts';
-import { addressText } from '../lab/sockaddr.ts';
+import { addressText } from '../../lab/sockaddr.ts';
 import { ip, NET } from './node.ts';
 import type { Plan } from './rig.ts';
 

@@ -8,10 +8,10 @@ import type { Family } from '../../agent/address.ts';
 import { check } from '../../agent/ffi/errno.ts';
 import { type Host, openHost } from '../../agent/netlink/host.ts';
 import { findLink } from '../../agent/netlink/link.ts';
-import { NODE_MAC } from '../lab/ip.ts';
-import { batch } from '../lab/namespace.ts';
-import { patient } from '../lab/patience.ts';
-import { sleepSync } from '../lab/processes.ts';
+import { NODE_MAC } from '../../lab/ip.ts';
+import { batch } from '../../lab/namespace.ts';
+import { patient } from '../../lab/patience.ts';
+import { sleepSync } from '../../lab/processes.ts';
 
 /** The networks, K of their addresses, by what the node's FIB says of them. */
 export const NET = {

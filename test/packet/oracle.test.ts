@@ -1,11 +1,11 @@
 /** The program against the oracle: sequences of random packets through both, from the same beginning. */
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { familiesOf } from '../../agent/datapath/datapath.ts';
 import { VERDICTS } from '../../agent/datapath/tc/abi.ts';
+import { familiesOf } from '../../agent/model.ts';
 import { buildTable } from '../../agent/table.ts';
-import { macBytes, NODE_MAC } from '../lab/ip.ts';
-import { patient } from '../lab/patience.ts';
+import { macBytes, NODE_MAC } from '../../lab/ip.ts';
+import { patient } from '../../lab/patience.ts';
 import { LISTENERS, type ListenerName } from './listeners.ts';
 import { Oracle, type OracleListener } from './oracle.ts';
 import { packet } from './packets.ts';
@@ -22,7 +22,7 @@ const OUT_OF_REACH = ['forwarding_off', 'fib_other', 'rewrite_failed', 'redirect
 
 const listeners: OracleListener[] = Object.entries(LISTENERS).map(([name, plan], id) => {
   const listener = listenerOf(id, name, plan);
-  const endpoints = listener.source.kind === 'static' ? listener.source.endpoints : [];
+  const endpoints = listener.endpoints.kind === 'static' ? listener.endpoints.list : [];
   const walk = (family: 4 | 6) => buildTable(family, endpoints).slots.map(({ address }) => address);
   const slots = new Map(familiesOf(listener).map((family) => [family, walk(family)]));
   return { name, bind: listener.bind, on: listener.interfaces, slots };

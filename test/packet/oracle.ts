@@ -5,7 +5,7 @@
 import { BlockList } from 'node:net';
 import { type Family, ipBytes, isWildcard, type SocketAddress } from '../../agent/address.ts';
 import { VERDICTS } from '../../agent/datapath/tc/abi.ts';
-import { onesSum } from '../lab/checksum.ts';
+import { onesSum } from '../../lab/checksum.ts';
 import { MTU, NET, NODE_IPS } from './node.ts';
 import { type Reading, readFrame } from './reading.ts';
 import type { Arrival, Moved, Outcome } from './rig.ts';

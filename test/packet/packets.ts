@@ -1,7 +1,7 @@
 /** Random packets for the oracle: most are nearly right and nearly ours, since only those reach the deep places. */
 import fc from 'fast-check';
-import { type Udp, udp4, udp6 } from '../lab/frame.ts';
-import { ETHER, type Ip, type Ip6 } from '../lab/ip.ts';
+import { type Udp, udp4, udp6 } from '../../lab/frame.ts';
+import { ETHER, type Ip, type Ip6 } from '../../lab/ip.ts';
 import { LISTENERS, SECOND_VIP, VIP } from './listeners.ts';
 import { ip, NET } from './node.ts';
 import { brief } from './reading.ts';

@@ -1,8 +1,7 @@
 /** What a frame says of itself, read field by field as RFC 791, 768 and 8200 lay it out; for the oracle. */
 import { createHash } from 'node:crypto';
-import type { Family } from '../../agent/address.ts';
-import { ipText } from '../../agent/address.ts';
-import { ETHER, EXTENSION, PROTOCOL } from '../lab/ip.ts';
+import { type Family, ipText } from '../../agent/address.ts';
+import { ETHER, EXTENSION, PROTOCOL } from '../../lab/ip.ts';
 
 /** A UDP datagram or a fragment of one, with the places of the fields that forwarding changes. */
 export interface Reading {

@@ -6,18 +6,18 @@ import { closeSync } from 'node:fs';
 import { constants } from 'node:os';
 import { join } from 'node:path';
 import { parseIp } from '../../agent/address.ts';
-import { type Blueprint, type Datapath, familiesOf } from '../../agent/datapath/datapath.ts';
+import type { Blueprint, Datapath } from '../../agent/datapath/datapath.ts';
 import { encodeU32, LAYOUT, VERDICTS } from '../../agent/datapath/tc/abi.ts';
 import { openTcDatapath } from '../../agent/datapath/tc/datapath.ts';
+import { egressLookup } from '../../agent/datapath/tc/egress.ts';
 import type { BpfMap } from '../../agent/datapath/tc/map.ts';
 import { PROGRAM } from '../../agent/datapath/tc/object.ts';
-import { waysOut } from '../../agent/datapath/tc/wayout.ts';
 import { check } from '../../agent/ffi/errno.ts';
 import { mapLookupBatch, mapNextKey, possibleCpus } from '../../agent/ffi/libbpf.ts';
-import type { Listener } from '../../agent/model.ts';
+import { familiesOf, type Listener } from '../../agent/model.ts';
 import { buildTable } from '../../agent/table.ts';
+import { parseAddress } from '../../lab/sockaddr.ts';
 import { aListener, aLog } from '../fake/words.ts';
-import { parseAddress } from '../lab/sockaddr.ts';
 import { mapsOf, programById } from './loaded.ts';
 import { enterNode, type LinkName, NODE_IPS, type Node } from './node.ts';
 import { type TestRun, testRun } from './testrun.ts';
@@ -87,7 +87,7 @@ export class Rig<Name extends string> implements Disposable {
       objectPath: OBJECT,
       listeners: this.#names.map((name, id) => listenerOf(id, name, plans[name])),
       filters: (ifindex) => this.node.host.filters(ifindex),
-      waysOut: (interfaces) => waysOut(this.node.host, interfaces),
+      egressLookup: (interfaces) => egressLookup(this.node.host, interfaces),
     });
     this.apply(plans);
     const filter = this.node.host.filters(link('eth0')).find(({ bpfName }) => bpfName?.startsWith(PROGRAM));
@@ -147,7 +147,7 @@ export class Rig<Name extends string> implements Disposable {
       addresses: NODE_IPS.map((text) => parseIp(text)!),
       listeners: this.#names.map((name, id) => {
         const listener = listenerOf(id, name, plans[name]);
-        const downstreams = listener.source.kind === 'static' ? listener.source.endpoints : [];
+        const downstreams = listener.endpoints.kind === 'static' ? listener.endpoints.list : [];
         return {
           listener,
           interfaces: (plans[name].on ?? ['eth0']).map((link) => ({ name: link, index: this.#ifindex[link] })),
@@ -209,9 +209,9 @@ export class Rig<Name extends string> implements Disposable {
 
 /** The listener that a plan describes. */
 export function listenerOf(id: number, name: string, { bind, to, on = ['eth0'] }: Plan): Listener {
-  const endpoints = to.map((one) => {
+  const list = to.map((one) => {
     const [address, weight] = typeof one === 'string' ? [one, 1] : one;
     return { address: parseAddress(address), weight };
   });
-  return aListener({ id, name, bind: parseAddress(bind), interfaces: on, source: { kind: 'static', endpoints } });
+  return aListener({ id, name, bind: parseAddress(bind), interfaces: on, endpoints: { kind: 'static', list } });
 }

@@ -1,8 +1,8 @@
 /** Rows of the packet tables: frames in, and for each what the program has to answer, send out and count. */
 import type { Family } from '../../agent/address.ts';
-import { onesSum } from '../lab/checksum.ts';
-import { type Udp, udp4, udp6 } from '../lab/frame.ts';
-import type { Ip } from '../lab/ip.ts';
+import { onesSum } from '../../lab/checksum.ts';
+import { type Udp, udp4, udp6 } from '../../lab/frame.ts';
+import type { Ip } from '../../lab/ip.ts';
 import { type ListenerName, portOf } from './listeners.ts';
 import { ip, NET } from './node.ts';
 import type { Arrival, Moved } from './rig.ts';

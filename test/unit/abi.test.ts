@@ -30,7 +30,7 @@ const v4 = { family: 4, ip: '10.1.2.3', port: 9000 } as const;
 const v6 = { family: 6, ip: 'fd00::a:1', port: 514 } as const;
 const table = abi.encodeSlots(
   [
-    { address: v4, hop: { local: false, wayOut: { ifindex: 7, mtu: 1450 } } },
+    { address: v4, hop: { local: false, egress: { ifindex: 7, mtu: 1450 } } },
     { address: v6, hop: { local: true } },
   ],
   3,

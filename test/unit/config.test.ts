@@ -38,12 +38,12 @@ function mistakesIn(text: string): readonly string[] {
     parseConfig(text, 'config.yaml');
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error;
-    return error.mistakes.map(({ line, col, message }) => `${line}:${col}: ${message}`);
+    return error.diagnostics.map(({ line, col, message }) => `${line}:${col}: ${message}`);
   }
   return [];
 }
 
-type Case = readonly [name: string, yaml: string, ...mistakes: readonly string[]];
+type Case = readonly [name: string, yaml: string, ...diagnostics: readonly string[]];
 
 // biome-ignore format: a table, one case a line
 const FILES: readonly Case[] = [
@@ -342,7 +342,7 @@ describe('all mistakes are told at once', () => {
     const [, yaml = '', output = ''] = /```yaml bad\n(.*?)```.*?```text\n(.*?)\n```/s.exec(documented) ?? [];
     const error = failure(() => parseConfig(yaml, 'config.yaml'));
     expect(error.message).toBe(output);
-    expect(error.mistakes).toHaveLength(12);
+    expect(error.diagnostics).toHaveLength(12);
     expect(error.file).toBe('config.yaml');
   });
 
@@ -402,11 +402,11 @@ describe('a valid config', () => {
           bind: { family: 4, ip: '0.0.0.0', port: 5514 },
           interfaces: ['eth0'],
           mode: 'auto',
-          source: {
+          endpoints: {
             kind: 'static',
-            endpoints: [{ address: { family: 4, ip: '10.0.1.10', port: 9000 }, weight: 1 }],
+            list: [{ address: { family: 4, ip: '10.0.1.10', port: 9000 }, weight: 1 }],
           },
-          sourceMode: 'auto',
+          source: 'auto',
           settings: { maxPacketSize: 9000, batchSize: 64, workers: 0, pinCpus: true, recvBufSize: 0, maxSources: 512 },
         },
       ],
@@ -445,13 +445,13 @@ log: {level: debug, format: json}
     expect(parsed.listeners[0]).toMatchObject({
       bind: { family: 6, ip: '::', port: 5514 },
       interfaces: ['eth0', 'ens3.100'],
-      source: {
-        endpoints: [
+      endpoints: {
+        list: [
           { name: 'rack 3', address: { family: 6, ip: 'fd00::1', port: 9 }, weight: 256 },
           { address: { family: 4, ip: '10.0.1.10', port: 9000 }, weight: 1 },
         ],
       },
-      sourceMode: 'preserve',
+      source: 'preserve',
       settings: {
         maxPacketSize: 65507,
         batchSize: 1024,
@@ -487,7 +487,7 @@ log: {level: debug, format: json}
   test("takes the Service's namespace from the file, else from the pod, else default", () => {
     const namespace = (map: string, podNamespace?: string) => {
       const { listeners } = parseConfig(service(map), 'config.yaml', { podNamespace });
-      return listeners[0]?.source;
+      return listeners[0]?.endpoints;
     };
     expect(namespace('service: a, namespace: b', 'pod')).toEqual({ kind: 'kubernetes', namespace: 'b', service: 'a' });
     expect(namespace('service: a', 'pod')).toEqual({ kind: 'kubernetes', namespace: 'pod', service: 'a' });
@@ -497,7 +497,7 @@ log: {level: debug, format: json}
 
   test('uses unready endpoints as the last resort where health is on, unless it says otherwise', () => {
     const unready = (rest: string, key = '') => {
-      const source = parseConfig(`${service(`service: a${key}`)}${rest}`, 'config.yaml').listeners[0]?.source;
+      const source = parseConfig(`${service(`service: a${key}`)}${rest}`, 'config.yaml').listeners[0]?.endpoints;
       return source?.kind === 'kubernetes' ? (source.unready ?? 'never') : source?.kind;
     };
     expect(unready('')).toBe('never');
@@ -742,13 +742,13 @@ describe('loadConfig', () => {
     written('empty.yaml', '');
     rmSync(join(folder, 'loop.yaml'), { force: true });
     symlinkSync('loop.yaml', join(folder, 'loop.yaml'));
-    expect(failure(() => loadConfig(join(folder, name))).mistakes).toEqual([{ line: 1, col: 1, message }]);
+    expect(failure(() => loadConfig(join(folder, name))).diagnostics).toEqual([{ line: 1, col: 1, message }]);
   });
 
   test('points at the first byte that is not UTF-8', () => {
     const file = written('latin1.yaml', Buffer.concat([Buffer.from('# é\n# é '), Buffer.from([0xe9, 0x0a])]));
     const message = 'not UTF-8 text, want YAML in UTF-8';
-    expect(failure(() => loadConfig(file)).mistakes).toEqual([{ line: 2, col: 5, message }]);
+    expect(failure(() => loadConfig(file)).diagnostics).toEqual([{ line: 2, col: 5, message }]);
   });
 });
 
@@ -762,10 +762,10 @@ describe('whatever the text', () => {
     } catch (error) {
       if (!(error instanceof ConfigError)) throw error;
       const lines = text.split('\n');
-      expect(error.mistakes).not.toHaveLength(0);
-      expect(error.message.split('\n')).toHaveLength(error.mistakes.length);
-      for (const [index, { line, col }] of error.mistakes.entries()) {
-        const before = error.mistakes[index - 1] ?? { line: 1, col: 1 };
+      expect(error.diagnostics).not.toHaveLength(0);
+      expect(error.message.split('\n')).toHaveLength(error.diagnostics.length);
+      for (const [index, { line, col }] of error.diagnostics.entries()) {
+        const before = error.diagnostics[index - 1] ?? { line: 1, col: 1 };
         expect(line > before.line || (line === before.line && col >= before.col)).toBe(true);
         expect(col - 1).toBeLessThanOrEqual(lines[line - 1]?.length ?? -1);
       }

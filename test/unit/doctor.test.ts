@@ -6,18 +6,18 @@ import { RESTART } from '../../agent/config/followed.ts';
 import { agentFindings } from '../../agent/doctor/agent.ts';
 import { bindFindings } from '../../agent/doctor/binds.ts';
 import { capabilityFindings } from '../../agent/doctor/capabilities.ts';
-import { type ClaimFacts, claimFindings } from '../../agent/doctor/claims.ts';
 import { clusterFindings, type ServiceFacts } from '../../agent/doctor/cluster.ts';
+import { type ConflictFacts, conflictFindings } from '../../agent/doctor/conflicts.ts';
+import { type Attaches, orWhyUntried } from '../../agent/doctor/facts/kernel.ts';
+import { decodeIptables, decodeIpvs, decodeNft } from '../../agent/doctor/facts/rules.ts';
+import { decodeSockets } from '../../agent/doctor/facts/sockets.ts';
 import { type Finding, isHealthy, type Level, textOf } from '../../agent/doctor/finding.ts';
 import { type Hook, hookFindings } from '../../agent/doctor/hook.ts';
 import { interfaceFindings } from '../../agent/doctor/interfaces.ts';
-import { type Attaches, orWhyUntried } from '../../agent/doctor/look/kernel.ts';
-import { decodeIptables, decodeIpvs, decodeNft } from '../../agent/doctor/look/rules.ts';
-import { decodeSockets } from '../../agent/doctor/look/sockets.ts';
 import { type MachineFacts, machineFindings } from '../../agent/doctor/machine.ts';
-import { routeFindings, type Way } from '../../agent/doctor/routes.ts';
+import { NO_CONFIG, type Requirements } from '../../agent/doctor/requirements.ts';
+import { type ReceiverRoute, routeFindings } from '../../agent/doctor/routes.ts';
 import { sysctlFindings } from '../../agent/doctor/sysctls.ts';
-import { NO_CONFIG, type Wants } from '../../agent/doctor/wants.ts';
 import { SystemError } from '../../agent/ffi/errno.ts';
 import type { Identity } from '../../agent/lock.ts';
 import type { Mode } from '../../agent/model.ts';
@@ -25,7 +25,11 @@ import type { Filter } from '../../agent/netlink/filter.ts';
 import { aLink, aListener } from '../fake/words.ts';
 
 const udp = (ip: string, port = 9000): SocketAddress => ({ family: ip.includes(':') ? 6 : 4, ip, port });
-const wants = (change: Partial<Wants> = {}): Wants => ({ ...NO_CONFIG, listeners: [aListener()], ...change });
+const wants = (change: Partial<Requirements> = {}): Requirements => ({
+  ...NO_CONFIG,
+  listeners: [aListener()],
+  ...change,
+});
 const asked = (mode: Mode, bind = udp('0.0.0.0')) => wants({ listeners: [aListener({ mode, bind })] });
 
 /** The findings that are not ok, as doctor prints them. */
@@ -63,12 +67,12 @@ describe('a finding', () => {
 
 describe('the machine', () => {
   const facts: MachineFacts = { release: '6.12.43', bpffs: false, attaches: true };
-  const at = (release: string, kernelPath: Wants['kernelPath'] = 'must') =>
+  const at = (release: string, kernelPath: Requirements['kernelPath'] = 'must') =>
     machineFindings({ ...facts, release }, wants({ kernelPath }));
-  const without = (kernelPath: Wants['kernelPath']) =>
+  const without = (kernelPath: Requirements['kernelPath']) =>
     machineFindings({ ...facts, obstacle: 'failed to load BPF object' }, wants({ kernelPath }));
   const NO_CLSACT = 'failed to attach TC program: clsact on lo: ENOENT';
-  const attaching = (attaches: Attaches, kernelPath: Wants['kernelPath'] = 'must') =>
+  const attaching = (attaches: Attaches, kernelPath: Requirements['kernelPath'] = 'must') =>
     machineFindings({ ...facts, attaches }, wants({ kernelPath }));
   const refusing = (name: 'EPERM' | 'ENOSPC' | 'EINVAL') =>
     attaching(
@@ -133,7 +137,7 @@ describe('the running agent', () => {
 describe('capabilities', () => {
   const ALL = ['BPF', 'NET_ADMIN', 'PERFMON', 'NET_RAW'];
   const all = (...missing: string[]) => new Set(ALL.filter((name) => !missing.includes(name)));
-  const found = (effective: ReadonlySet<string>, w: Wants = wants()) =>
+  const found = (effective: ReadonlySet<string>, w: Requirements = wants()) =>
     capabilityFindings({ effective, firstFreePort: 1024 }, w);
   const low = (mode: Mode) => asked(mode, udp('0.0.0.0', 514));
   const add = 'securityContext.capabilities.add (k8s/daemonset.yaml)';
@@ -188,7 +192,7 @@ describe('sysctls', () => {
   const found = (change: Record<string, string>, w = wants(), mayForceBuffers = false) => {
     const values: Record<string, string> = { ...usual, ...change };
     const links = [aLink(), aLink({ index: 3, name: 'flannel.1' })];
-    return sysctlFindings({ sysctl: (path) => values[path], links, waysOut: ['flannel.1', 'lo'], mayForceBuffers }, w);
+    return sysctlFindings({ sysctl: (path) => values[path], links, egress: ['flannel.1', 'lo'], mayForceBuffers }, w);
   };
   const six = wants({ listeners: [aListener({ bind: udp('::') })] });
   const { settings } = aListener();
@@ -269,8 +273,8 @@ describe('claims', () => {
   const held = (ip: string, protocol: 'udp' | 'tcp' = 'udp', port = 9000, owner?: string, ours = false) => {
     return { ...udp(ip, port), protocol, ours, ...(owner !== undefined && { owner }) };
   };
-  const found = (facts: Partial<ClaimFacts>, w: Wants = wants()) =>
-    claimFindings({ sockets: [], rules: [], rulesFrom: ['nft'], ...facts }, w);
+  const found = (facts: Partial<ConflictFacts>, w: Requirements = wants()) =>
+    conflictFindings({ sockets: [], rules: [], rulesFrom: ['nft'], ...facts }, w);
   const metrics = wants({ metrics: udp('0.0.0.0', 9090) });
   const vip = asked('tc_ebpf', udp('10.123.123.100', 80));
   const rule = { port: 9000, text: 'udp dport 9000 dnat to 10.0.1.10' };
@@ -314,11 +318,11 @@ describe('claims', () => {
 
 describe('routes', () => {
   const links = [aLink()];
-  const way = (downstream: string, out?: Way['out']): Way => {
+  const way = (downstream: string, out?: ReceiverRoute['out']): ReceiverRoute => {
     return { listener: 'listener-0', downstream, family: 4, ...(out && { out }) };
   };
   const by = (name: string, mtu: number, local = false) => ({ name, mtu, local });
-  const found = (ways: Way[], mode: Mode = 'tc_ebpf') => routeFindings({ links, ways }, asked(mode));
+  const found = (routes: ReceiverRoute[], mode: Mode = 'tc_ebpf') => routeFindings({ links, routes }, asked(mode));
   check([
     ['all there', () => found([way('10.0.1.10:9000', by('cni0', 1500))]), 'ok', 'each of 1 downstreams', 'cni0'],
     ['this host', () => found([way('10.0.0.1:9000', by('lo', 1000, true))]), 'ok', 'this host'],

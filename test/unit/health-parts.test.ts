@@ -2,17 +2,18 @@
 import { constants } from 'node:os';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { type Choice, chooseDownstreams } from '../../agent/health/choice.ts';
+import type { Timer } from '../../agent/clock.ts';
+import { decodeReply, encodeRequest } from '../../agent/health/echo.ts';
+import { firstDelay, nextDelay } from '../../agent/health/schedule.ts';
+import { type Selection, selectDownstreams } from '../../agent/health/selection.ts';
 import {
   afterRound,
   type Condition,
+  type HealthState,
   OUTCOMES,
   type Outcome,
-  type Standing,
   UNKNOWN,
-} from '../../agent/health/condition.ts';
-import { decodeReply, encodeRequest } from '../../agent/health/echo.ts';
-import { firstDelay, nextDelay } from '../../agent/health/schedule.ts';
+} from '../../agent/health/state.ts';
 import { Statistics } from '../../agent/health/statistics.ts';
 import { onTicks } from '../../agent/health/ticks.ts';
 import { newToken } from '../../agent/health/token.ts';
@@ -20,7 +21,6 @@ import type { Endpoint } from '../../agent/model.ts';
 import { attribute, encodeMessage, joined } from '../../agent/netlink/message.ts';
 import { decodeNeighbour, type Neighbour } from '../../agent/netlink/neighbour.ts';
 import { watchNeighbours } from '../../agent/netlink/neighbours.ts';
-import type { Timer } from '../../agent/reconciler.ts';
 import { FakeTimer } from '../fake/timer.ts';
 import { anEndpoint } from '../fake/words.ts';
 
@@ -30,7 +30,7 @@ describe('a condition', () => {
   /** A round is one letter: Answered, Failed, Unsent. */
   const OUTCOME: Readonly<Record<string, Outcome>> = { A: 'answered', F: 'unanswered', U: 'unsent' };
   const after = (rounds: string, thresholds: { fall: number; rise: number }) =>
-    [...rounds].reduce<Standing>((standing, round) => afterRound(standing, OUTCOME[round]!, thresholds), UNKNOWN)
+    [...rounds].reduce<HealthState>((state, round) => afterRound(state, OUTCOME[round]!, thresholds), UNKNOWN)
       .condition;
 
   test.each([
@@ -62,13 +62,13 @@ describe('a condition', () => {
     const round = fc.constantFrom(...OUTCOMES);
     fc.assert(
       fc.property(fc.array(round, { maxLength: 40 }), fc.nat({ max: 9 }), fc.nat({ max: 9 }), (rounds, fall, rise) => {
-        let standing = UNKNOWN;
+        let state = UNKNOWN;
         let failed = 0;
         for (const outcome of rounds) {
-          const before = standing.condition;
-          standing = afterRound(standing, outcome, { fall: fall + 1, rise: rise + 1 });
+          const before = state.condition;
+          state = afterRound(state, outcome, { fall: fall + 1, rise: rise + 1 });
           failed = outcome === 'unanswered' ? failed + 1 : 0;
-          if (before !== 'down' && standing.condition === 'down') expect(failed).toBe(fall + 1);
+          if (before !== 'down' && state.condition === 'down') expect(failed).toBe(fall + 1);
         }
       }),
     );
@@ -121,7 +121,10 @@ describe('an echo reply', () => {
 
 describe('the choice', () => {
   const endpoints = ['10.0.0.1', '10.0.0.2', 'fd00::1'].map((ip) => anEndpoint(ip));
-  const chosen = ({ downstreams, down }: Choice) => [downstreams.map(({ address }) => address.ip).join(' '), ...down];
+  const chosen = ({ downstreams, down }: Selection) => [
+    downstreams.map(({ address }) => address.ip).join(' '),
+    ...down,
+  ];
 
   test.each([
     ['none is down', [], '10.0.0.1 10.0.0.2 fd00::1', [], '10.0.0.1 10.0.0.2 fd00::1'],
@@ -132,13 +135,13 @@ describe('the choice', () => {
   ])('where %s: %j', (_, places, open, families, closed) => {
     for (const other of ['unknown', 'up'] as const) {
       const conditionOf = (index: number) => (places.includes(index) ? 'down' : other);
-      expect(chosen(chooseDownstreams(endpoints, conditionOf, true))).toEqual([open, ...families]);
-      expect(chosen(chooseDownstreams(endpoints, conditionOf, false))).toEqual([closed, ...families]);
+      expect(chosen(selectDownstreams(endpoints, conditionOf, true))).toEqual([open, ...families]);
+      expect(chosen(selectDownstreams(endpoints, conditionOf, false))).toEqual([closed, ...families]);
     }
   });
 
   test('of none is none, and nothing is down', () => {
-    expect(chosen(chooseDownstreams([], () => 'down', true))).toEqual(['']);
+    expect(chosen(selectDownstreams([], () => 'down', true))).toEqual(['']);
   });
 
   /** Endpoints by number: capitals are ready; Up, Down or Not yet asked. */
@@ -147,7 +150,7 @@ describe('the choice', () => {
     const all = [...letters].map((letter, index): Endpoint => {
       return { ...anEndpoint(`10.0.0.${index}`), ...(letter === letter.toLowerCase() && { unready: true }) };
     });
-    const choice = chooseDownstreams(all, (index) => CONDITIONS[letters[index]!.toLowerCase()]!, failOpen);
+    const choice = selectDownstreams(all, (index) => CONDITIONS[letters[index]!.toLowerCase()]!, failOpen);
     const numbers = choice.downstreams.map(({ address }) => address.ip.split('.')[3]).join('');
     const said = [
       choice.down.length && 'down',
@@ -181,13 +184,13 @@ describe('the choice', () => {
 
   test('is made for each family by itself', () => {
     const mixed: readonly Endpoint[] = [anEndpoint('10.0.0.1'), { ...anEndpoint('fd00::1'), unready: true }];
-    expect(chooseDownstreams(mixed, () => 'up', true)).toEqual({
+    expect(selectDownstreams(mixed, () => 'up', true)).toEqual({
       downstreams: mixed,
       down: [],
       lastResort: [6],
       unserved: [],
     });
-    const alone = chooseDownstreams(mixed, () => 'unknown', true);
+    const alone = selectDownstreams(mixed, () => 'unknown', true);
     expect(alone).toEqual({ downstreams: [mixed[0]], down: [], lastResort: [], unserved: [6] });
   });
 });

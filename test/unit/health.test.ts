@@ -52,7 +52,7 @@ function rig({ config = {}, ips = ['10.0.1.10', '10.0.1.11', '10.0.1.12'] }: Par
   health.start(() => void world.changes++);
   const listener = aListener({ name: 'syslog' });
   const inUse = (of: Listener = listener, endpoints: readonly Endpoint[] = world.endpoints) =>
-    health.choose(of, endpoints).downstreams.map(({ address }) => address.ip);
+    health.select(of, endpoints).downstreams.map(({ address }) => address.ip);
   inUse();
   /** Milliseconds until `ip` is out of use. */
   const untilOut = (ip: string) => {
@@ -331,9 +331,9 @@ describe('a probe that cannot leave this host', () => {
     const clock = { timer: timer.set, now: () => timer.now, random: () => 0.5 };
     const health = new Health({ log, config: CONFIG, clock, openProber: openIcmp(network.open) });
     const endpoints = [anEndpoint('10.0.1.10'), anEndpoint('fd00::10')];
-    health.choose(aListener(), endpoints);
+    health.select(aListener(), endpoints);
     timer.advance(30_000);
-    expect(health.choose(aListener(), endpoints).downstreams).toHaveLength(2);
+    expect(health.select(aListener(), endpoints).downstreams).toHaveLength(2);
     expect(health.statistics.rounds.answered).toBeGreaterThan(4);
     expect(health.statistics.rounds.unsent).toBeGreaterThan(4);
     expect(log.lines[0]).toContain('cause="Address family not supported by protocol"');
@@ -569,10 +569,10 @@ describe('where no endpoint is ready', () => {
   test('the same downstreams are the same list, so that no table is built anew', () => {
     const { timer, health, listener } = rig();
     const endpoints = [anEndpoint('10.0.1.10'), ...unready('10.0.1.11', '10.0.1.12')];
-    const { downstreams } = health.choose(listener, endpoints);
+    const { downstreams } = health.select(listener, endpoints);
     timer.advance(2 * INTERVAL);
-    expect(health.choose(listener, endpoints).downstreams).toBe(downstreams);
-    expect(health.choose(listener, [...endpoints]).downstreams).toBe(downstreams);
+    expect(health.select(listener, endpoints).downstreams).toBe(downstreams);
+    expect(health.select(listener, [...endpoints]).downstreams).toBe(downstreams);
   });
 });
 
@@ -614,13 +614,13 @@ describe('listeners and discovery', () => {
 
   test('an address that another pod got is a new downstream', () => {
     const { network, timer, health } = rig({ ips: [] });
-    const listener = aListener({ source: { kind: 'kubernetes', namespace: 'logging', service: 'vector' } });
+    const listener = aListener({ endpoints: { kind: 'kubernetes', namespace: 'logging', service: 'vector' } });
     const pods = (name: string) => [
       { ...anEndpoint('10.0.1.11'), name },
       { ...anEndpoint('10.0.1.12'), name: 'vector-9' },
     ];
     const inUse = (name: string) =>
-      health.choose(listener, pods(name)).downstreams.map((pod) => (pod as Endpoint).name);
+      health.select(listener, pods(name)).downstreams.map((pod) => (pod as Endpoint).name);
     network.host('10.0.1.11', 'dead');
     network.host('10.0.1.12');
     inUse('vector-1');

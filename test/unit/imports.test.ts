@@ -35,6 +35,7 @@ const WALLS: readonly (readonly [from: string, to: string])[] = [
   ['agent/observe/', 'agent/discovery/'],
   ['agent/netlink/', 'agent/datapath/'],
   ['agent/reconciler.ts', 'agent/datapath/tc/'],
+  ['agent/', 'lab/'],
   ['agent/', 'test/'],
   ['agent/', 'bench/'],
 ];
@@ -69,4 +70,38 @@ test.each(WALLS)('%s does not know %s', (from, to) => {
 
 test('model.ts imports nothing but addresses', () => {
   expect(importsOf('agent/model.ts')).toEqual(['./address.ts']);
+});
+
+/** Files that import each other, however long the way round, types included. */
+function circles(files: readonly string[], importsOf: (file: string) => readonly string[]): string[][] {
+  const reached = (from: string) => {
+    const seen = new Set<string>();
+    const next = [...importsOf(from)];
+    for (let file = next.pop(); file !== undefined; file = next.pop()) {
+      if (seen.has(file)) continue;
+      seen.add(file);
+      next.push(...importsOf(file));
+    }
+    return seen;
+  };
+  const all = new Map(files.map((file) => [file, reached(file)]));
+  const inCircles = files.filter((file) => all.get(file)!.has(file));
+  return [...Map.groupBy(inCircles, (file) => inCircles.filter((other) => all.get(file)!.has(other)).join()).values()];
+}
+
+test('no file of the agent is imported by what it imports', () => {
+  const imports = new Map(
+    FILES.map((file) => [
+      file,
+      importsOf(file)
+        .map((one) => resolved(file, one))
+        .filter((one) => FILES.includes(one)),
+    ]),
+  );
+  expect(circles(FILES, (file) => imports.get(file)!)).toEqual([]);
+});
+
+test('a circle is found, types or not', () => {
+  const imports: Record<string, string[]> = { a: ['b'], b: ['c'], c: ['a', 'd'], d: ['e'], e: [] };
+  expect(circles(Object.keys(imports), (file) => imports[file]!)).toEqual([['a', 'b', 'c']]);
 });

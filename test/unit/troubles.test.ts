@@ -1,6 +1,6 @@
 /** What is said of a trouble, and when, on a clock that stands still. */
 import { describe, expect, test } from 'vitest';
-import { Troubles } from '../../agent/troubles.ts';
+import { LogLimiter } from '../../agent/log-limit.ts';
 import { FakeTimer } from '../fake/timer.ts';
 import { aLog } from '../fake/words.ts';
 
@@ -9,11 +9,11 @@ const MINUTE = 60_000;
 function rig() {
   const timer = new FakeTimer();
   const log = aLog();
-  const troubles = new Troubles({ log, now: () => timer.now, timer: timer.set });
+  const alerts = new LogLimiter({ log, now: () => timer.now, timer: timer.set });
   const fails = (cause = 'reset', subject = 'api') =>
-    troubles.happens(subject, { message: `failed: ${cause}`, cause, fields: { service: 'receivers' } });
-  const mends = (subject = 'api') => troubles.isOver(subject, { message: 'well again' });
-  return { timer, log, troubles, fails, mends };
+    alerts.raise(subject, { message: `failed: ${cause}`, cause, fields: { service: 'receivers' } });
+  const mends = (subject = 'api') => alerts.resolve(subject, { message: 'well again' });
+  return { timer, log, alerts, fails, mends };
 }
 
 describe('a trouble', () => {
@@ -73,9 +73,9 @@ describe('a trouble', () => {
   });
 
   test('is not said again after close, nor is a new one', () => {
-    const { timer, log, troubles, fails } = rig();
+    const { timer, log, alerts, fails } = rig();
     fails();
-    troubles.close();
+    alerts.close();
     expect(fails()).toBe(false);
     timer.advance(60 * MINUTE);
     expect(log.lines).toHaveLength(1);
@@ -97,8 +97,8 @@ describe('a trouble', () => {
   });
 
   test('has the level that it is worth', () => {
-    const { log, troubles } = rig();
-    troubles.happens('host', { message: 'no', level: 'error' });
+    const { log, alerts } = rig();
+    alerts.raise('host', { message: 'no', level: 'error' });
     expect(log.lines).toEqual(['ERROR no']);
   });
 });
@@ -159,13 +159,13 @@ describe('what comes and goes', () => {
   });
 
   test('is not summed up after close', () => {
-    const { timer, log, troubles, fails, mends } = rig();
+    const { timer, log, alerts, fails, mends } = rig();
     for (let turn = 0; turn < 5; turn++) {
       fails();
       mends();
     }
     const before = log.lines.length;
-    troubles.close();
+    alerts.close();
     timer.advance(10 * MINUTE);
     expect(log.lines).toHaveLength(before);
   });

@@ -1,6 +1,6 @@
 /** Which datapath serves a listener: by its mode, and by what this machine can do. */
 import { describe, expect, test } from 'vitest';
-import { openDatapath } from '../../agent/datapath/choice.ts';
+import { openDatapath } from '../../agent/datapath/composite.ts';
 import type { Problem } from '../../agent/datapath/datapath.ts';
 import type { Listener } from '../../agent/model.ts';
 import { buildTable } from '../../agent/table.ts';

@@ -3,10 +3,17 @@ import fc from 'fast-check';
 import koffi from 'koffi';
 import { describe, expect, test } from 'vitest';
 import { ipBytes } from '../../agent/address.ts';
-import { CMSG, encodeSockaddr, IOVEC, MMSGHDR, PKTINFO, SOCKADDR } from '../../agent/datapath/userspace/layout.ts';
-import { UDP_HEADER, writeUdpHeader } from '../../agent/datapath/userspace/raw.ts';
+import {
+  CMSG,
+  encodeSockaddr,
+  IOVEC,
+  MMSGHDR,
+  PKTINFO,
+  SOCKADDR,
+} from '../../agent/datapath/userspace/messages/layout.ts';
+import { UDP_HEADER, writeUdpHeader } from '../../agent/datapath/userspace/messages/udp-header.ts';
 import { Memory } from '../../agent/ffi/mmsg.ts';
-import { udp4, udp6 } from '../lab/frame.ts';
+import { udp4, udp6 } from '../../lab/frame.ts';
 
 describe('the layouts', () => {
   const msghdr = koffi.struct({

@@ -1,22 +1,22 @@
 /** Worker threads that die, hang and stop; and counters that two threads see. */
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
-import type { WorkerJob } from '../../agent/datapath/userspace/job.ts';
-import { WorkerPool } from '../../agent/datapath/userspace/pool.ts';
-import { buildImage } from '../../agent/datapath/userspace/table.ts';
-import { Tally } from '../../agent/datapath/userspace/tally.ts';
+import { buildSnapshot } from '../../agent/datapath/userspace/snapshot.ts';
+import type { WorkerJob } from '../../agent/datapath/userspace/workers/job.ts';
+import { WorkerPool } from '../../agent/datapath/userspace/workers/pool.ts';
+import { WorkerState } from '../../agent/datapath/userspace/workers/state.ts';
 import { buildTable } from '../../agent/table.ts';
 import { aLog, anEndpoint } from '../fake/words.ts';
 
 /** A thread that does what the test says. */
 class FakeThread {
   readonly job: WorkerJob;
-  readonly tally: Tally;
+  readonly state: WorkerState;
   terminated = false;
   readonly #listeners = new Map<string, (value: never) => void>();
 
   constructor(job: WorkerJob) {
     this.job = job;
-    this.tally = new Tally(job.tally);
+    this.state = new WorkerState(job.state);
   }
 
   on(event: 'error' | 'exit', listener: (value: never) => void): void {
@@ -35,7 +35,7 @@ class FakeThread {
   }
 }
 
-const image = (generation: number) => buildImage(generation, [buildTable(4, [anEndpoint('10.0.0.1')])], [], 2);
+const snapshot = (generation: number) => buildSnapshot(generation, [buildTable(4, [anEndpoint('10.0.0.1')])], [], 2);
 const job = (index: number) => ({
   fd: -1,
   index,
@@ -54,10 +54,10 @@ function rig() {
     threads.push(new FakeThread(of));
     return threads.at(-1)!;
   };
-  const pool = new WorkerPool({ log, name: 'syslog', jobs: [job(0), job(1)], image: image(1), start });
+  const pool = new WorkerPool({ log, name: 'syslog', jobs: [job(0), job(1)], snapshot: snapshot(1), start });
   /** Ends the pool, whose threads obey at once. */
   const end = () => {
-    for (const { tally } of threads) tally.leave();
+    for (const { state } of threads) state.leave();
     pool.close();
   };
   return { pool, threads, log, end };
@@ -69,7 +69,7 @@ describe('a pool of workers', () => {
 
   test('names a worker that dies, counts it, and starts it again on its socket with the latest table', () => {
     const { pool, threads, log, end } = rig();
-    pool.publish(image(2));
+    pool.publish(snapshot(2));
     threads[1]!.die('out of luck');
     expect(pool.deaths).toBe(1);
     expect(log.lines).toEqual([
@@ -77,8 +77,8 @@ describe('a pool of workers', () => {
     ]);
     vi.advanceTimersByTime(100);
     expect(threads).toHaveLength(3);
-    expect(threads[2]!.job).toMatchObject({ index: 1, image: { generation: 2 } });
-    expect(threads[2]!.job.tally).toBe(threads[1]!.job.tally);
+    expect(threads[2]!.job).toMatchObject({ index: 1, snapshot: { generation: 2 } });
+    expect(threads[2]!.job.state).toBe(threads[1]!.job.state);
     end();
   });
 
@@ -96,28 +96,28 @@ describe('a pool of workers', () => {
 
   test('says when a worker is still at its work with the old table', () => {
     const { pool, threads } = rig();
-    expect(pool.publish(image(2))).toBe(true);
-    threads[0]!.tally.work();
-    expect(pool.publish(image(3))).toBe(false);
+    expect(pool.publish(snapshot(2))).toBe(true);
+    threads[0]!.state.work();
+    expect(pool.publish(snapshot(3))).toBe(false);
     // It looks at the generation after it has said that it works: then it has the new one.
-    threads[0]!.tally.adopt(threads[0]!.tally.generation);
-    expect(pool.publish(image(3))).toBe(true);
+    threads[0]!.state.adopt(threads[0]!.state.generation);
+    expect(pool.publish(snapshot(3))).toBe(true);
   });
 
   test('does not wait for one that died at its work', () => {
     const { pool, threads, end } = rig();
-    threads[0]!.tally.work();
+    threads[0]!.state.work();
     threads[0]!.die('in the middle');
-    expect(pool.publish(image(2))).toBe(true);
+    expect(pool.publish(snapshot(2))).toBe(true);
     end();
   });
 
   test('is gone within two seconds even if a worker hangs, and starts none afterwards', () => {
     const { pool, threads, log } = rig();
-    threads[0]!.tally.leave();
+    threads[0]!.state.leave();
     threads[1]!.die('too late');
     const start = performance.now();
-    threads[0]!.tally.revive();
+    threads[0]!.state.revive();
     pool.close();
     expect(performance.now() - start).toBeLessThan(2000);
     expect(threads[0]!.terminated).toBe(true);
@@ -127,13 +127,13 @@ describe('a pool of workers', () => {
   });
 });
 
-describe('a tally', () => {
+describe('a state', () => {
   test('is read by another view of the same memory', () => {
-    const tally = new Tally();
-    tally.received(3, 600);
-    tally.forwarded(2, 400);
-    tally.dropped(1, 1);
-    const { dropped, ...rest } = new Tally(tally.memory).read(0);
+    const state = new WorkerState();
+    state.received(3, 600);
+    state.forwarded(2, 400);
+    state.dropped(1, 1);
+    const { dropped, ...rest } = new WorkerState(state.memory).read(0);
     expect(rest).toEqual({ received: 3, forwarded: 2, bytesReceived: 600, bytesForwarded: 400 });
     expect(dropped.reduce((sum, count) => sum + count, 0)).toBe(1);
     expect(dropped[1]).toBe(1);

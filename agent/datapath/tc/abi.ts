@@ -3,8 +3,7 @@
  * against clang, object.ts against the loaded maps. Integers are in host order, which is little-endian on every machine
  * that we ship for; ports and addresses are in network order.
  */
-import { type Family, ipBytes, isWildcard, type SocketAddress } from '../../address.ts';
-import type { IpAddress } from '../datapath.ts';
+import { type Family, type IpAddress, ipBytes, isWildcard, type SocketAddress } from '../../address.ts';
 
 export const ABI = 1;
 
@@ -74,10 +73,10 @@ export const VERDICTS: readonly { readonly name: string; readonly fate: Fate; re
 /** How a slot's downstream is reached: enum next_hop, and the way out that is used where forwarding is off. */
 export interface NextHop {
   readonly local: boolean;
-  readonly wayOut?: WayOut | undefined;
+  readonly egress?: Egress | undefined;
 }
 
-export interface WayOut {
+export interface Egress {
   readonly ifindex: number;
   /** Bytes of the largest IP packet. */
   readonly mtu: number;
@@ -145,8 +144,8 @@ export function encodeSlots(
     bytes.set(ipBytes(address.family, address.ip), at + LAYOUT.slot.addr);
     data.setUint16(at + LAYOUT.slot.port, address.port, false);
     data.setUint16(at + LAYOUT.slot.hop, hop.local ? CONSTANTS.NEXT_HOP_LOCAL : CONSTANTS.NEXT_HOP_NEIGH, true);
-    data.setUint32(at + LAYOUT.slot.ifindex, hop.wayOut?.ifindex ?? 0, true);
-    data.setUint32(at + LAYOUT.slot.mtu, hop.wayOut?.mtu ?? 0, true);
+    data.setUint32(at + LAYOUT.slot.ifindex, hop.egress?.ifindex ?? 0, true);
+    data.setUint32(at + LAYOUT.slot.mtu, hop.egress?.mtu ?? 0, true);
   }
   return bytes;
 }

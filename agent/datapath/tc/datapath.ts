@@ -3,28 +3,19 @@
  * before the binds that lead to them, binds before the ports that open them, all of it before an attachment; and
  * removals the other way round. So no datagram meets a listener that is half there.
  */
-import type { Family, SocketAddress } from '../../address.ts';
-import { isWildcard } from '../../address.ts';
+import { type Family, type IpAddress, isWildcard, type SocketAddress } from '../../address.ts';
 import { possibleCpus } from '../../ffi/libbpf.ts';
 import type { Log } from '../../log.ts';
-import { LIMITS, type Listener, type SlotTable } from '../../model.ts';
-import {
-  type Blueprint,
-  type Datapath,
-  familiesOf,
-  type Interface,
-  type ListenerBlueprint,
-  type ListenerCounters,
-  type Problem,
-} from '../datapath.ts';
+import { familiesOf, LIMITS, type Listener, type SlotTable } from '../../model.ts';
+import type { Blueprint, Datapath, Interface, ListenerBlueprint, ListenerCounters, Problem } from '../datapath.ts';
 import { CONSTANTS, encodeAddressKey, encodeBind, encodeBindKey, encodeU32, type NextHop, tableIndex } from './abi.ts';
 import { attach, attachFailure, detach, hasPredecessor, type ListFilters } from './attachment.ts';
 import { readTotals, staggerCursors } from './counters.ts';
+import type { EgressLookup } from './egress.ts';
 import { MapMirror } from './mirror.ts';
 import { type BpfObject, loadObject } from './object.ts';
 import { lessenedMaps } from './sizes.ts';
 import { KernelTable } from './table.ts';
-import type { WaysOut } from './wayout.ts';
 
 /** How long a dead agent's program may go on for the sake of listeners whose downstreams are not known yet. */
 const HANDOVER_MS = 30_000;
@@ -36,7 +27,7 @@ export interface TcDependencies {
   readonly listeners: readonly Listener[];
   readonly filters: ListFilters;
   /** Ways towards downstreams, needed only where the FIB refuses because forwarding is off; asked for once a pass. */
-  readonly waysOut: (interfaces: readonly Interface[]) => WaysOut;
+  readonly egressLookup: (interfaces: readonly Interface[]) => EgressLookup;
 }
 
 /** Loads the program; attaches nothing yet. Throws DatapathUnavailable. */
@@ -49,7 +40,7 @@ export function openTcDatapath(dependencies: TcDependencies): Datapath {
 
 class TcDatapath implements Datapath {
   readonly mode = 'tc_ebpf';
-  readonly #with: TcDependencies;
+  readonly #deps: TcDependencies;
   readonly #object: BpfObject;
   readonly #cpus = possibleCpus();
   /** By index of TABLES. */
@@ -64,7 +55,7 @@ class TcDatapath implements Datapath {
   readonly #handoverUntil = Date.now() + HANDOVER_MS;
 
   constructor(dependencies: TcDependencies, object: BpfObject) {
-    this.#with = dependencies;
+    this.#deps = dependencies;
     this.#object = object;
     this.#addresses = new MapMirror(object.addresses);
     this.#binds = new MapMirror(object.binds);
@@ -88,7 +79,7 @@ class TcDatapath implements Datapath {
   }
 
   counters(): readonly ListenerCounters[] {
-    return this.#with.listeners.map((listener) => ({
+    return this.#deps.listeners.map((listener) => ({
       listener,
       mode: this.mode,
       ...readTotals(this.#object.stats, listener.id, this.#cpus),
@@ -105,12 +96,12 @@ class TcDatapath implements Datapath {
 
   /** True if the listener has all its tables, so that its bind may lead to them. */
   #applyTables({ listener, interfaces, tables }: ListenerBlueprint, problems: Problem[]): boolean {
-    const ways = this.#with.waysOut(interfaces);
+    const ways = this.#deps.egressLookup(interfaces);
     try {
       const changed = tables.filter((table) => this.#applyTable(listener, table, ways));
       if (changed.length > 0) {
         const endpoints = new Set(tables.flatMap((table) => table.slots)).size;
-        this.#with.log.info('updated tc_ebpf downstream set', { listener_id: listener.id, endpoints });
+        this.#deps.log.info('updated tc_ebpf downstream set', { listener_id: listener.id, endpoints });
       }
     } catch (error) {
       const message = `failed to update the downstreams of listener "${listener.name}": ${(error as Error).message}`;
@@ -123,14 +114,14 @@ class TcDatapath implements Datapath {
    * Replaces the table if it differs; true if it did. The write to TABLES returns after the last datagram has left the
    * old one.
    */
-  #applyTable(listener: Listener, { family, slots }: SlotTable, ways: WaysOut): boolean {
+  #applyTable(listener: Listener, { family, slots }: SlotTable, ways: EgressLookup): boolean {
     const index = tableIndex(listener.id, family);
     const old = this.#tables.get(index);
     // A way out may change without a word, so where one is needed nothing is taken as known.
     const basis = ways.needed(family) ? undefined : { slots, local: this.#local };
     if (old && basis && old.basis?.slots === slots && old.basis.local === this.#local) return false;
     const hop = (address: SocketAddress): NextHop =>
-      this.#local.has(address.ip) ? { local: true } : { local: false, wayOut: ways.find(address) };
+      this.#local.has(address.ip) ? { local: true } : { local: false, egress: ways.find(address) };
     const wanted = slots.map(({ address }) => ({ address, hop: hop(address) }));
     if (old?.holds(wanted)) {
       old.basis = basis;
@@ -193,14 +184,14 @@ class TcDatapath implements Datapath {
 
   /** A dead agent's program knows downstreams of listeners that we still wait for, so for a while it stays. */
   #predecessorServes({ index }: Interface): boolean {
-    return Date.now() < this.#handoverUntil && hasPredecessor(this.#object.programId, index, this.#with.filters);
+    return Date.now() < this.#handoverUntil && hasPredecessor(this.#object.programId, index, this.#deps.filters);
   }
 
   #attach(link: Interface, problems: Problem[]): void {
     try {
-      const attached = attach(this.#object.programFd, this.#object.programId, link, this.#with.filters);
+      const attached = attach(this.#object.programFd, this.#object.programId, link, this.#deps.filters);
       this.#attached.set(link.index, link);
-      if (attached) this.#with.log.info('attached TC eBPF program to ingress', { interface: link.name });
+      if (attached) this.#deps.log.info('attached TC eBPF program to ingress', { interface: link.name });
     } catch (error) {
       problems.push({
         subject: `attachment(${link.name})`,
@@ -211,9 +202,9 @@ class TcDatapath implements Datapath {
 
   #detach(ifindex: number): void {
     try {
-      detach(ifindex, this.#with.filters, ({ bpfId }) => bpfId === this.#object.programId);
+      detach(ifindex, this.#deps.filters, ({ bpfId }) => bpfId === this.#object.programId);
     } catch (error) {
-      this.#with.log.warn('failed to detach TC eBPF program', { ifindex, error: (error as Error).message });
+      this.#deps.log.warn('failed to detach TC eBPF program', { ifindex, error: (error as Error).message });
     }
   }
 }
@@ -227,7 +218,7 @@ function sumOf(counts: readonly (ReadonlyMap<string, number> | undefined)[]): Ma
 /** ADDRESSES: the node's own, and those that listeners bind. */
 function* wantedAddresses({ addresses, listeners }: Blueprint): Generator<readonly [Uint8Array, Uint8Array]> {
   const flags = new Map<string, { key: Uint8Array; value: number }>();
-  const add = (address: { family: Family; ip: string }, flag: number) => {
+  const add = (address: IpAddress, flag: number) => {
     const entry = flags.get(address.ip) ?? { key: encodeAddressKey(address), value: 0 };
     flags.set(address.ip, { ...entry, value: entry.value | flag });
   };

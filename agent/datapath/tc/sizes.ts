@@ -1,6 +1,5 @@
 /** How large the program's maps are made: what the listeners need, and less of the rest where memory is limited. */
-import type { Listener } from '../../model.ts';
-import { familiesOf } from '../datapath.ts';
+import { familiesOf, type Listener } from '../../model.ts';
 import { CONSTANTS, LAYOUT } from './abi.ts';
 
 /** Entries by map. */

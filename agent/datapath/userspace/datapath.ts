@@ -3,25 +3,18 @@
  * the safety net under a listener of the kernel path, this thread. Tables are swapped whole; when `apply` returns,
  * nothing goes by the old ones.
  */
-import { formatAddress } from '../../address.ts';
+import { type Family, formatAddress } from '../../address.ts';
 import { now, setTimer } from '../../clock.ts';
 import { SystemError } from '../../ffi/errno.ts';
 import type { Log } from '../../log.ts';
-import type { Listener, SlotTable } from '../../model.ts';
-import { Troubles } from '../../troubles.ts';
-import {
-  type Blueprint,
-  type Datapath,
-  familiesOf,
-  type ListenerBlueprint,
-  type ListenerCounters,
-  type Problem,
-} from '../datapath.ts';
+import { LogLimiter } from '../../log-limit.ts';
+import { familiesOf, type Listener, type SlotTable } from '../../model.ts';
+import type { Blueprint, Datapath, ListenerBlueprint, ListenerCounters, Problem } from '../datapath.ts';
+import { UserspaceListener } from './listener.ts';
 import { type IsHost, isHostAddress, isOccupied, withoutLoops } from './loops.ts';
-import { Opener } from './opener.ts';
-import type { StartThread } from './pool.ts';
-import { Station } from './station.ts';
-import { buildImage, sameImage, sameTables } from './table.ts';
+import { ListenerOpener } from './open-listener.ts';
+import { buildSnapshot, sameSnapshot, sameTables } from './snapshot.ts';
+import type { StartThread } from './workers/pool.ts';
 
 export interface UserspaceDependencies {
   readonly log: Log;
@@ -41,23 +34,23 @@ class UserspaceDatapath implements Datapath {
   readonly mode = 'userspace';
   readonly #log: Log;
   readonly #isSafetyNet: (listener: Listener) => boolean;
-  readonly #opener: Opener;
-  readonly #stations: ReadonlyMap<number, Station>;
+  readonly #opener: ListenerOpener;
+  readonly #listeners: ReadonlyMap<number, UserspaceListener>;
   /** The tables that each listener had last: a blueprint may leave out what it does not change. */
-  readonly #tables = new Map<number, Map<4 | 6, SlotTable>>();
+  readonly #tables = new Map<number, Map<Family, SlotTable>>();
   /** What lacks here for as long as we run. */
   readonly #said = new Set<string>();
   /** Listeners of the kernel path without a safety net, by id. */
-  readonly #troubles: Troubles;
+  readonly #alerts: LogLimiter;
   #generation = 0;
 
   constructor({ log, listeners, isSafetyNet = () => false, startThread }: UserspaceDependencies) {
     this.#log = log;
-    this.#troubles = new Troubles({ log, now, timer: setTimer });
+    this.#alerts = new LogLimiter({ log, now, timer: setTimer });
     this.#isSafetyNet = isSafetyNet;
     const once = (level: 'info' | 'warn', line: string) => this.#once(level, line);
-    this.#opener = new Opener({ log, once, isSafetyNet, startThread });
-    this.#stations = new Map(listeners.map((listener) => [listener.id, new Station(listener)]));
+    this.#opener = new ListenerOpener({ log, once, isSafetyNet, startThread });
+    this.#listeners = new Map(listeners.map((listener) => [listener.id, new UserspaceListener(listener)]));
   }
 
   apply(blueprint: Blueprint): readonly Problem[] {
@@ -70,59 +63,59 @@ class UserspaceDatapath implements Datapath {
       }
     }
     const wanted = new Set(blueprint.listeners.map(({ listener }) => listener.id));
-    for (const [id, station] of this.#stations) if (!wanted.has(id)) station.close();
+    for (const [id, served] of this.#listeners) if (!wanted.has(id)) served.close();
     return problems;
   }
 
   counters(): readonly ListenerCounters[] {
-    return [...this.#stations.values()].map((station) => station.counters());
+    return [...this.#listeners.values()].map((served) => served.counters());
   }
 
   /** Told to stop all at once, the workers of many listeners take no longer than those of one. */
   close(): void {
-    for (const station of this.#stations.values()) station.stop();
-    for (const station of this.#stations.values()) station.close();
-    this.#troubles.close();
+    for (const served of this.#listeners.values()) served.stop();
+    for (const served of this.#listeners.values()) served.close();
+    this.#alerts.close();
   }
 
   #applyListener({ listener, tables }: ListenerBlueprint, { addresses }: Blueprint, problems: Problem[]): void {
-    const station = this.#stations.get(listener.id);
+    const served = this.#listeners.get(listener.id);
     const known = this.#remember(listener, tables);
     // As long as nobody knows where to, the senders had better hear that nobody listens.
-    if (!station || familiesOf(listener).some((family) => !known.has(family))) return;
+    if (!served || familiesOf(listener).some((family) => !known.has(family))) return;
     const isHost = isHostAddress(addresses);
     const safetyNet = this.#isSafetyNet(listener);
     if (safetyNet && isOccupied(listener.bind, known.values(), isHost)) {
       const message = `listener "${listener.name}" has no safety net: a downstream on this host has its port`;
-      this.#troubles.happens(String(listener.id), { message, level: 'info' });
-      station.close();
+      this.#alerts.raise(String(listener.id), { message, level: 'info' });
+      served.close();
       return;
     }
     const usable = [...known.values()].map((table) => this.#withoutLoops(listener, table, isHost, problems));
     const forwarders = this.#opener.forwarders(listener);
-    const before = station.image;
-    const image = buildImage(++this.#generation, usable, addresses, forwarders, before);
-    const news = !before || !sameTables(before, image);
-    if (!before) station.open(this.#opener.open(listener), image);
-    else if (!sameImage(before, image) || !station.settled) {
+    const before = served.snapshot;
+    const snapshot = buildSnapshot(++this.#generation, usable, addresses, forwarders, before);
+    const news = !before || !sameTables(before, snapshot);
+    if (!before) served.open(this.#opener.open(listener), snapshot);
+    else if (!sameSnapshot(before, snapshot) || !served.settled) {
       // Where only the host's addresses are new, slots and counters stay.
-      const { generation, hostAddresses } = image;
-      station.publish(news ? image : { ...before, generation, hostAddresses });
+      const { generation, hostAddresses } = snapshot;
+      served.publish(news ? snapshot : { ...before, generation, hostAddresses });
     }
-    if (!station.settled) {
+    if (!served.settled) {
       const message = `a worker of listener "${listener.name}" did not take the new downstreams in time`;
       problems.push({ subject: `endpoints(${listener.name})`, message });
     }
     if (safetyNet) {
-      this.#troubles.isOver(String(listener.id), { message: `listener "${listener.name}" has its safety net again` });
+      this.#alerts.resolve(String(listener.id), { message: `listener "${listener.name}" has its safety net again` });
     }
     if (safetyNet || !news) return;
-    const endpoints = image.downstreams.length;
+    const endpoints = snapshot.downstreams.length;
     this.#log.info('updated userspace downstream set', { listener_id: listener.id, endpoints });
   }
 
-  #remember({ id }: Listener, changed: readonly SlotTable[]): ReadonlyMap<4 | 6, SlotTable> {
-    const tables = this.#tables.get(id) ?? new Map<4 | 6, SlotTable>();
+  #remember({ id }: Listener, changed: readonly SlotTable[]): ReadonlyMap<Family, SlotTable> {
+    const tables = this.#tables.get(id) ?? new Map<Family, SlotTable>();
     this.#tables.set(id, tables);
     for (const table of changed) tables.set(table.family, table);
     return tables;
@@ -141,8 +134,7 @@ class UserspaceDatapath implements Datapath {
   /** A listener of the kernel path lives without its safety net, if loudly; any other one does not live. */
   #failed(listener: Listener, error: Error, problems: Problem[]): void {
     const message = explain(listener, error);
-    if (this.#isSafetyNet(listener))
-      this.#troubles.happens(String(listener.id), { message: `no safety net: ${message}` });
+    if (this.#isSafetyNet(listener)) this.#alerts.raise(String(listener.id), { message: `no safety net: ${message}` });
     else problems.push({ subject: `listener(${listener.name})`, message });
   }
 

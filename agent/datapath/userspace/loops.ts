@@ -1,7 +1,6 @@
 /** Downstreams on this host that a listener's socket would get in the way of, or that are the listener itself. */
-import { isWildcard, type SocketAddress } from '../../address.ts';
+import { type IpAddress, isWildcard, type SocketAddress } from '../../address.ts';
 import type { SlotTable } from '../../model.ts';
-import type { IpAddress } from '../datapath.ts';
 
 export type IsHost = (ip: string) => boolean;
 

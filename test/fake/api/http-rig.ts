@@ -6,11 +6,11 @@ import { expect } from 'vitest';
 import { formatAddress } from '../../../agent/address.ts';
 import { openSliceApi } from '../../../agent/discovery/api.ts';
 import { type Credentials, openCredentials } from '../../../agent/discovery/credentials.ts';
+import type { LiveSource } from '../../../agent/discovery/endpoint-source.ts';
 import { openKubernetesSource } from '../../../agent/discovery/kubernetes.ts';
-import type { LiveSource } from '../../../agent/discovery/source.ts';
-import type { StreamStatus } from '../../../agent/discovery/stream.ts';
+import type { StreamStatus } from '../../../agent/discovery/slice-reflector.ts';
 import type { Listener } from '../../../agent/model.ts';
-import { patient, SLOWNESS } from '../../lab/patience.ts';
+import { patient, SLOWNESS } from '../../../lab/patience.ts';
 import { fastClock } from '../clock.ts';
 import { aListener, aLog } from '../words.ts';
 import { writeKubeconfig } from './kubeconfig.ts';
@@ -46,7 +46,7 @@ export interface HttpRigOptions extends FakeApiOptions {
 
 /** A listener of a Service, on UDP port 9000. */
 export function following(namespace = 'logging', id = 0, service = 'receivers'): Listener {
-  return aListener({ id, source: { kind: 'kubernetes', namespace, service, port: 9000 } });
+  return aListener({ id, endpoints: { kind: 'kubernetes', namespace, service, port: 9000 } });
 }
 
 export async function httpRig(options: HttpRigOptions = {}): Promise<HttpRig> {

@@ -2,7 +2,7 @@
 import { setImmediate as turn } from 'node:timers/promises';
 import { formatAddress } from '../../../agent/address.ts';
 import { resolveEndpoints } from '../../../agent/discovery/endpoints.ts';
-import { SliceStream } from '../../../agent/discovery/stream.ts';
+import { SliceReflector } from '../../../agent/discovery/slice-reflector.ts';
 import { FakeTimer } from '../timer.ts';
 import { aLog } from '../words.ts';
 import { MemoryApi } from './memory.ts';
@@ -11,7 +11,7 @@ export interface StreamRig {
   readonly timer: FakeTimer;
   readonly api: MemoryApi;
   readonly log: ReturnType<typeof aLog>;
-  readonly stream: SliceStream;
+  readonly stream: SliceReflector;
   /** Calls of `onChange` so far. */
   readonly changes: () => number;
   /** Its endpoints on UDP port 9000; undefined as long as it knows none. */
@@ -36,7 +36,7 @@ export function streamRig({ random = () => 0.5, prepare, bookmarks = 'always' }:
   const api = new MemoryApi(now);
   const log = aLog();
   let changes = 0;
-  const stream = new SliceStream({
+  const stream = new SliceReflector({
     namespace: 'logging',
     service: 'receivers',
     api,

@@ -1,6 +1,6 @@
 /** IPv6 extension headers (RFC 8200, section 4): walked to find the port, then the stack's. */
-import { udp6 } from '../../lab/frame.ts';
-import { type Ip6, ip6 } from '../../lab/ip.ts';
+import { udp6 } from '../../../lab/frame.ts';
+import { type Ip6, ip6 } from '../../../lab/ip.ts';
 import { type ListenerName, portOf } from '../listeners.ts';
 import { datagram, IPV6, type Row, toListener, toStack, untouched } from '../rows.ts';
 

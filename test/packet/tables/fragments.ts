@@ -1,7 +1,6 @@
 /** Fragments: all parts of a datagram go one way, the kernel's or the stack's. */
-import type { Udp } from '../../lab/frame.ts';
-import { udp4, udp6 } from '../../lab/frame.ts';
-import type { Ip } from '../../lab/ip.ts';
+import { type Udp, udp4, udp6 } from '../../../lab/frame.ts';
+import type { Ip } from '../../../lab/ip.ts';
 import { type ListenerName, VIP, vipOf } from '../listeners.ts';
 import { NET } from '../node.ts';
 import {

@@ -1,5 +1,5 @@
 /** Lengths that lie, frames that are cut off. */
-import { udp4, udp6 } from '../../lab/frame.ts';
+import { udp4, udp6 } from '../../../lab/frame.ts';
 import { type ListenerName, portOf } from '../listeners.ts';
 import { NET } from '../node.ts';
 import {

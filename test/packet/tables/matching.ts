@@ -1,6 +1,6 @@
 /** Which datagrams are a listener's, and that all others pass untouched. */
-import { arp, tcp4, tcp6, udp4, udp6 } from '../../lab/frame.ts';
-import { ETHER, ethernet, ip4, ip6, PROTOCOL } from '../../lab/ip.ts';
+import { arp, tcp4, tcp6, udp4, udp6 } from '../../../lab/frame.ts';
+import { ETHER, ethernet, ip4, ip6, PROTOCOL } from '../../../lab/ip.ts';
 import { ownOf, portOf, SECOND_VIP, secondOf, VIP, vipOf } from '../listeners.ts';
 import { NET } from '../node.ts';
 import { datagram, forwarded, type Row, type Side, toListener, toStack, twins, untouched } from '../rows.ts';

@@ -2,8 +2,8 @@
  * What the FIB says of the way to the downstream, and what becomes of the datagram. Not to be had here: a FIB answer
  * that the program does not know, a kernel without memory, a redirect that is refused.
  */
-import type { Udp } from '../../lab/frame.ts';
-import type { Ip } from '../../lab/ip.ts';
+import type { Udp } from '../../../lab/frame.ts';
+import type { Ip } from '../../../lab/ip.ts';
 import { type ListenerName, portOf } from '../listeners.ts';
 import { MTU, NET } from '../node.ts';
 import { dropped, forwarded, forwardedLocal, type Row, type Side, toListener, toStack, twins } from '../rows.ts';

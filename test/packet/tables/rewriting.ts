@@ -2,9 +2,8 @@
  * What a forwarded frame looks like. The frame that is expected is built anew from its fields, so a row also says that
  * nothing but destination, TTL and checksums differs.
  */
-import type { Udp } from '../../lab/frame.ts';
-import { udp4 } from '../../lab/frame.ts';
-import type { Ip } from '../../lab/ip.ts';
+import { type Udp, udp4 } from '../../../lab/frame.ts';
+import type { Ip } from '../../../lab/ip.ts';
 import { NET } from '../node.ts';
 import { datagram, forwarded, IPV4, type Row, type Side, toListener, toStack, twins } from '../rows.ts';
 

@@ -1,0 +1,154 @@
+/**
+ * From a socket to the downstreams: takes one batch of datagrams, walks the slots, plans what leaves together, sends.
+ * Per datagram a few writes into typed arrays: nothing is allocated, nothing logged, no BigInt touched.
+ */
+
+import { constants } from 'node:os';
+import type { Family } from '../../../address.ts';
+import { SystemError } from '../../../ffi/errno.ts';
+import type { MSG_DONTWAIT } from '../../../ffi/mmsg.ts';
+import { REASON } from '../reasons.ts';
+import { SlotWalk, type TableSnapshot } from '../snapshot.ts';
+import { type NatSockets, openNatSockets } from '../sockets/nat.ts';
+import type { WorkerState } from '../workers/state.ts';
+import type { BatchBuffers } from './batch-buffers.ts';
+import { BatchSender } from './batch-sender.ts';
+import { type Preserve, type RawSockets, SourcePaths } from './source-paths.ts';
+import { Targets } from './targets.ts';
+
+const { EAGAIN, EINTR } = constants.errno;
+
+export interface ForwarderOptions {
+  readonly fd: number;
+  /** Its place among the listener's forwarders. */
+  readonly index: number;
+  readonly buffers: BatchBuffers;
+  readonly state: WorkerState;
+  /** Larger datagrams are dropped. */
+  readonly maxPacketSize: number;
+  /** Absent: nat. */
+  readonly preserve: Preserve | undefined;
+  /** Whether the kernel knows UDP_SEGMENT. */
+  readonly gathers: boolean;
+  /** Sockets of this host's own and raw ones; by default opened as they are needed. */
+  readonly nat?: NatSockets;
+  readonly raw?: RawSockets;
+}
+
+export class Forwarder {
+  // Fields of its own, not the options: V8 optimises for the shape of an object, which differs by who made the options.
+  readonly #fd: number;
+  readonly #index: number;
+  readonly #buffers: BatchBuffers;
+  readonly #state: WorkerState;
+  readonly #maxPacketSize: number;
+  readonly #gathers: boolean;
+  readonly #paths: SourcePaths;
+  readonly #sender: BatchSender;
+  readonly #nat: NatSockets;
+  #targets: Targets | undefined;
+  #walks: Readonly<Record<Family, SlotWalk>> | undefined;
+  /** By datagram: 4 or 6, or 0 for one that is not forwarded. */
+  readonly #families: Uint8Array;
+
+  /** Throws SystemError. */
+  constructor(options: ForwarderOptions) {
+    this.#fd = options.fd;
+    this.#index = options.index;
+    this.#buffers = options.buffers;
+    this.#state = options.state;
+    this.#maxPacketSize = options.maxPacketSize;
+    this.#gathers = options.gathers;
+    this.#nat = options.nat ?? openNatSockets();
+    this.#paths = new SourcePaths(options.buffers.batch.messages, options.preserve, options.raw);
+    this.#sender = new BatchSender(options.buffers, this.#paths, options.state);
+    this.#families = new Uint8Array(options.buffers.batch.datagrams);
+  }
+
+  /** Goes by another table from the next batch on. */
+  adopt(snapshot: TableSnapshot): void {
+    this.#targets = new Targets(snapshot, this.#index, this.#nat, this.#gathers);
+    this.#walks = { 4: new SlotWalk(snapshot, 4), 6: new SlotWalk(snapshot, 6) };
+    this.#paths.setHost(snapshot.hostAddresses);
+    this.#sender.setTargets(this.#targets);
+  }
+
+  /** Waits for a batch, or with MSG_DONTWAIT does not; how many messages are in the buffers. Throws SystemError. */
+  receive(flags: 0 | typeof MSG_DONTWAIT): number {
+    const count = this.#buffers.batch.receive(this.#fd, flags);
+    if (count >= 0) return count;
+    if (count === -EAGAIN || count === -EINTR) return 0;
+    throw new SystemError('recvmmsg', -count);
+  }
+
+  /** Sends the messages in the buffers on their way and books every datagram of them. */
+  forward(messages: number): void {
+    const { batch } = this.#buffers;
+    for (let next = 0; next < messages; ) {
+      next = batch.unpack(next, messages);
+      this.#forwardUnpacked();
+    }
+  }
+
+  close(): void {
+    this.#nat.close();
+    this.#paths.close();
+  }
+
+  #forwardUnpacked(): void {
+    const { plan, sources } = this.#buffers;
+    this.#sort();
+    plan.begin();
+    sources.begin();
+    this.#plan(4);
+    this.#plan(6);
+    if (plan.runs === 0) return;
+    if (this.#paths.preserves) this.#paths.choose(plan, sources, performance.now());
+    this.#sender.send();
+  }
+
+  /** Books what came, and which family each datagram is of; those that cannot go on are none. */
+  #sort(): void {
+    const { batch } = this.#buffers;
+    const maxPacketSize = this.#maxPacketSize;
+    let bytes = 0;
+    for (let i = 0; i < batch.count; i++) {
+      const size = batch.size[i]!;
+      bytes += size;
+      this.#families[i] = batch.family(batch.message[i]!);
+      if (size <= maxPacketSize) continue;
+      this.#families[i] = 0;
+      this.#state.dropped(REASON.truncated, 1);
+    }
+    this.#state.received(batch.count, bytes);
+  }
+
+  /** Gives each datagram of a family the next slot, in the order in which they came. */
+  #plan(family: Family): void {
+    const { batch, plan, sources } = this.#buffers;
+    let wanted = 0;
+    for (let i = 0; i < batch.count; i++) if (this.#families[i] === family) wanted++;
+    if (wanted === 0) return;
+    const walk = this.#walks![family];
+    const { slots } = walk;
+    if (slots.length === 0) {
+      this.#state.dropped(REASON.no_downstream, wanted);
+      return;
+    }
+    const { gather } = this.#targets!;
+    const apart = this.#paths.preserves;
+    let slot = walk.take(wanted);
+    let message = -1;
+    let source = 0;
+    for (let i = 0; i < batch.count; i++) {
+      if (this.#families[i] !== family) continue;
+      if (apart && batch.message[i] !== message) {
+        message = batch.message[i]!;
+        source = sources.of(batch, message);
+      }
+      const downstream = slots[slot]!;
+      if (++slot === slots.length) slot = 0;
+      plan.add(i, batch.size[i]!, source, downstream, gather[downstream]!);
+    }
+  }
+}

@@ -1,0 +1,121 @@
+/**
+ * By which socket a source's datagrams leave. Nat: one of this host's own. Preserve: a socket bound to the client's
+ * address where that lets datagrams be gathered, the raw socket for the others; this host's own where neither can be (a loopback or link-local source means nothing on another host).
+ */
+
+import { type Family, type IpAddress, ipBytes } from '../../../address.ts';
+import { libc } from '../../../ffi/libc.ts';
+import { ClientSockets } from '../sockets/client.ts';
+import { openRawSocket } from '../sockets/open.ts';
+import { type BatchSources, SOURCE_WORDS } from './batch-sources.ts';
+import type { GsoPlan } from './gso-plan.ts';
+
+export const SOURCE_PATH = { NAT: 0, RAW: 1, CLIENT: 2 } as const;
+
+/** What this process may do to keep sources. */
+export interface Preserve {
+  readonly transparent: boolean;
+  readonly raw: boolean;
+  /** Most sockets of clients at a time. */
+  readonly maxSources: number;
+}
+
+/** A raw socket for each family. */
+export type RawSockets = Readonly<Record<Family, number>>;
+
+export class SourcePaths {
+  /** By source of the batch, after `choose`: one of SOURCE_PATH, and the socket of those that have their own. */
+  readonly path: Uint8Array;
+  readonly fd: Int32Array;
+  /** By source: some of its datagrams can be gathered. */
+  readonly #gathers: Uint8Array;
+  readonly #clients: ClientSockets | undefined;
+  readonly #raw: RawSockets | undefined;
+  #host: Uint32Array = new Uint32Array(0);
+
+  /** For batches of so many sources; without `preserve`, nat. Throws SystemError. */
+  constructor(sources: number, preserve: Preserve | undefined, raw?: RawSockets) {
+    this.path = new Uint8Array(sources);
+    this.fd = new Int32Array(sources);
+    this.#gathers = new Uint8Array(sources);
+    this.#clients = preserve?.transparent
+      ? new ClientSockets(preserve.maxSources, (source, at) => this.#isHost(source, at))
+      : undefined;
+    this.#raw = raw ?? (preserve?.raw ? openRawSockets() : undefined);
+  }
+
+  get preserves(): boolean {
+    return this.#clients !== undefined || this.#raw !== undefined;
+  }
+
+  /** The raw socket of a family. */
+  raw(family: Family): number {
+    return this.#raw![family];
+  }
+
+  /** Tells this host's own addresses, 16 bytes each. */
+  setHost(addresses: Uint8Array): void {
+    const words = new Uint32Array(addresses.slice().buffer);
+    if (words.length === this.#host.length && words.every((word, index) => word === this.#host[index])) return;
+    this.#host = words;
+    // A socket that is bound to an address which has become this host's takes datagrams away from it.
+    this.#clients?.clear();
+  }
+
+  /** Chooses for every source of a planned batch. */
+  choose(plan: GsoPlan, sources: BatchSources, now: number): void {
+    this.#gathers.fill(0, 0, sources.count);
+    for (let run = 0; run < plan.runs; run++) if (plan.count[run]! > 1) this.#gathers[plan.source[run]!] = 1;
+    for (let source = 0; source < sources.count; source++) {
+      this.path[source] = this.#choose(source, sources.words, source * SOURCE_WORDS, now);
+    }
+  }
+
+  close(): void {
+    this.#clients?.clear();
+    if (this.#raw) for (const fd of Object.values(this.#raw)) libc.close(fd);
+  }
+
+  #choose(source: number, words: Uint32Array, at: number, now: number): number {
+    if (staysHere(words, at)) return SOURCE_PATH.NAT;
+    if (this.#clients && (this.#gathers[source] === 1 || !this.#raw)) {
+      const fd = this.#clients.get(words, at, now);
+      this.fd[source] = fd;
+      if (fd >= 0) return SOURCE_PATH.CLIENT;
+    }
+    return this.#raw ? SOURCE_PATH.RAW : SOURCE_PATH.NAT;
+  }
+
+  #isHost(source: Uint32Array, at: number): boolean {
+    const host = this.#host;
+    for (let entry = 0; entry < host.length; entry += 4) {
+      let same = true;
+      for (let word = 0; word < 4; word++) same &&= host[entry + word] === source[at + 1 + word];
+      if (same) return true;
+    }
+    return false;
+  }
+}
+
+/** The addresses as `setHost` takes them. */
+export function hostBytes(addresses: readonly IpAddress[]): Uint8Array {
+  return Uint8Array.from(addresses.flatMap(({ family, ip }) => [...ipBytes(family, ip)]));
+}
+
+/** 127.0.0.0/8 (RFC 1122), ::1 and fe80::/10 (RFC 4291): no other host could make anything of them. */
+function staysHere(words: Uint32Array, at: number): boolean {
+  const first = words[at + 1]!;
+  if ((words[at]! & 0xf) === 4) return (first & 0xff) === 127;
+  if ((first & 0xc0ff) === 0x80fe) return true;
+  return first === 0 && words[at + 2] === 0 && words[at + 3] === 0 && words[at + 4] === 0x0100_0000;
+}
+
+function openRawSockets(): RawSockets {
+  const v4 = openRawSocket(4);
+  try {
+    return { 4: v4, 6: openRawSocket(6) };
+  } catch {
+    // A kernel without IPv6: no datagram of it will ask.
+    return { 4: v4, 6: -1 };
+  }
+}

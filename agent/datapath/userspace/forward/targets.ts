@@ -1,0 +1,57 @@
+/** The downstreams of one table snapshot as a forwarder sends to them: addresses laid out, sockets, counters. */
+import { type Family, formatAddress } from '../../../address.ts';
+import { Memory } from '../../../ffi/mmsg.ts';
+import { encodeSockaddr, SOCKADDR } from '../messages/layout.ts';
+import type { TableSnapshot } from '../snapshot.ts';
+import type { NatSocket, NatSockets } from '../sockets/nat.ts';
+
+/** Sockets of its own has a downstream among the first so many of a listener: descriptors are bounded. */
+const MOST_CONNECTED = 512;
+const ANY_SIZE = 65507;
+
+export class Targets {
+  /** The downstreams' addresses as sockaddrs, SOCKADDR.room apart. */
+  readonly addresses: Memory;
+  /** The same without their ports, which to a raw socket of IPv6 would be a protocol. */
+  readonly rawAddresses: Memory;
+  /** By downstream: 4 or 6, and the length of its sockaddr. */
+  readonly family: Uint8Array;
+  readonly length: Uint8Array;
+  /** By downstream: largest datagram that may be gathered. Learned: what the path MTU does not take is sent plainly. */
+  readonly gather: Int32Array;
+  /** By downstream: datagrams sent, this forwarder's part of the snapshot's counters. */
+  readonly counts: Float64Array;
+  readonly #names: readonly string[];
+  readonly #sockaddrs: readonly Uint8Array[];
+  readonly #sockets: NatSockets;
+
+  constructor(snapshot: TableSnapshot, forwarder: number, sockets: NatSockets, gathers: boolean) {
+    const { length } = snapshot.downstreams;
+    const memory = new Memory(Math.max(1, length) * SOCKADDR.room);
+    this.addresses = memory;
+    this.rawAddresses = new Memory(memory.bytes.length);
+    this.family = Uint8Array.from(snapshot.downstreams, ({ family }) => family);
+    this.length = this.family.map((family) => (family === 4 ? SOCKADDR.v4.size : SOCKADDR.v6.size));
+    this.gather = new Int32Array(length).fill(gathers ? ANY_SIZE : 0);
+    this.counts = new Float64Array(snapshot.counts, forwarder * length * 8, length);
+    this.#names = snapshot.downstreams.map(formatAddress);
+    this.#sockaddrs = snapshot.downstreams.map(encodeSockaddr);
+    this.#sockets = sockets;
+    for (const [index, bytes] of this.#sockaddrs.entries()) {
+      memory.bytes.set(bytes, index * SOCKADDR.room);
+      this.rawAddresses.bytes.set(bytes, index * SOCKADDR.room);
+      this.rawAddresses.u16[(index * SOCKADDR.room + SOCKADDR.port) / 2] = 0;
+    }
+    sockets.keep(new Set(this.#names));
+  }
+
+  /** The socket that reaches it with this host's address; connected ones need no address with the message. */
+  natSocket(downstream: number): NatSocket {
+    return this.#sockets.of(
+      this.#names[downstream]!,
+      this.family[downstream] as Family,
+      this.#sockaddrs[downstream]!,
+      downstream < MOST_CONNECTED,
+    );
+  }
+}

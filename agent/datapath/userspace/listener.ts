@@ -1,0 +1,137 @@
+/** One listener's place in the userspace datapath: its sockets, who serves them, and all it has ever counted. */
+import { formatAddress } from '../../address.ts';
+import { libc } from '../../ffi/libc.ts';
+import { LIMITS, type Listener } from '../../model.ts';
+import type { ListenerCounters } from '../datapath.ts';
+import type { Opened } from './open-listener.ts';
+import { REASONS } from './reasons.ts';
+import { countsOf, type TableSnapshot } from './snapshot.ts';
+import { receiveDrops } from './sockets/open.ts';
+import type { ForwarderGroup } from './workers/pool.ts';
+import type { Totals } from './workers/state.ts';
+
+const MAX_RETIRED = 4 * LIMITS.downstreamsPerListener;
+const NOTHING: Totals = {
+  received: 0,
+  forwarded: 0,
+  bytesReceived: 0,
+  bytesForwarded: 0,
+  dropped: REASONS.map(() => 0),
+};
+
+export class UserspaceListener {
+  readonly listener: Listener;
+  #sockets: readonly { readonly fd: number; drops: number }[] = [];
+  #group: ForwarderGroup | undefined;
+  #snapshot: TableSnapshot | undefined;
+  /** Of sockets and groups that are gone. */
+  #past: Totals = NOTHING;
+  #overflow = 0;
+  #deaths = 0;
+  #retired = new Map<string, number>();
+
+  constructor(listener: Listener) {
+    this.listener = listener;
+  }
+
+  /** The snapshot that it goes by; undefined while it is closed. */
+  get snapshot(): TableSnapshot | undefined {
+    return this.#group && this.#snapshot;
+  }
+
+  /** False if a worker did not let go of the snapshot before this one in time. */
+  settled = true;
+
+  /** Begins to serve sockets that are bound already. */
+  open({ fds, serve }: Opened, snapshot: TableSnapshot): void {
+    try {
+      this.#group = serve(snapshot);
+    } catch (error) {
+      for (const fd of fds) libc.close(fd);
+      throw error;
+    }
+    this.#sockets = fds.map((fd) => ({ fd, drops: 0 }));
+    this.#take(snapshot);
+    this.settled = true;
+  }
+
+  /** Goes by another snapshot. */
+  publish(snapshot: TableSnapshot): void {
+    this.settled = this.#group!.publish(snapshot);
+    this.#take(snapshot);
+  }
+
+  counters(): ListenerCounters {
+    const now = this.#group?.totals() ?? [];
+    this.#readDrops();
+    const totals = [this.#past, ...now].reduce(add);
+    const dropped = new Map(REASONS.map(({ name }, index) => [name as string, totals.dropped[index]!]));
+    dropped.set('receive_buffer', this.#overflow);
+    return {
+      listener: this.listener,
+      mode: 'userspace',
+      received: totals.received + this.#overflow,
+      forwarded: totals.forwarded,
+      bytesReceived: totals.bytesReceived,
+      bytesForwarded: totals.bytesForwarded,
+      toStack: new Map(),
+      dropped,
+      downstreams: this.#downstreams(),
+      workerDeaths: this.#deaths + (this.#group?.deaths ?? 0),
+    };
+  }
+
+  /** Tells the group to end, without waiting for it. */
+  stop(): void {
+    this.#group?.stop();
+  }
+
+  /** Ends the group, then closes the sockets. What was counted stays. */
+  close(): void {
+    if (!this.#group) return;
+    this.#group.close();
+    this.#readDrops();
+    this.#past = [this.#past, ...this.#group.totals()].reduce(add);
+    this.#deaths += this.#group.deaths;
+    this.#group = undefined;
+    for (const { fd } of this.#sockets) libc.close(fd);
+    this.#sockets = [];
+  }
+
+  /** Remembers what went through the snapshot before this one, unless both share their counters. */
+  #take(snapshot: TableSnapshot): void {
+    const old = this.#snapshot;
+    this.#snapshot = snapshot;
+    if (!old || old.counts === snapshot.counts) return;
+    for (const [key, count] of countsOf(old)) this.#retired.set(key, (this.#retired.get(key) ?? 0) + count);
+    if (this.#retired.size <= MAX_RETIRED) return;
+    // Pods come and go for months: what is remembered of those that are gone must not grow with them.
+    const live = new Set(snapshot.downstreams.map(formatAddress));
+    for (const key of this.#retired.keys()) if (!live.has(key)) this.#retired.delete(key);
+  }
+
+  #downstreams(): ReadonlyMap<string, number> {
+    if (!this.#snapshot) return new Map();
+    const live = countsOf(this.#snapshot);
+    return new Map([...live].map(([key, count]) => [key, count + (this.#retired.get(key) ?? 0)]));
+  }
+
+  /** The kernel's count is of 32 bits and goes on from the socket's start: ours takes the difference. */
+  #readDrops(): void {
+    for (const socket of this.#sockets) {
+      const drops = receiveDrops(socket.fd);
+      this.#overflow += (drops - socket.drops) >>> 0;
+      socket.drops = drops;
+    }
+  }
+}
+
+function add(a: Totals, b: Totals): Totals {
+  return {
+    received: a.received + b.received,
+    forwarded: a.forwarded + b.forwarded,
+    bytesReceived: a.bytesReceived + b.bytesReceived,
+    bytesForwarded: a.bytesForwarded + b.bytesForwarded,
+    dropped: a.dropped.map((count, index) => count + b.dropped[index]!),
+  };
+}

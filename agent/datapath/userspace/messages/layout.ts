@@ -1,0 +1,47 @@
+/**
+ * What recvmmsg(2) and sendmmsg(2) read and write, as offsets for typed arrays: the structs of bits/socket.h,
+ * linux/socket.h and netinet/in.h, which are the same on x64 and arm64. A test holds them against the C types.
+ */
+import { ipBytes, type SocketAddress } from '../../../address.ts';
+
+/** struct mmsghdr: a struct msghdr, then the bytes that one message had. */
+export const MMSGHDR = {
+  size: 64,
+  name: 0,
+  namelen: 8,
+  iov: 16,
+  iovlen: 24,
+  control: 32,
+  controllen: 40,
+  flags: 48,
+  len: 56,
+} as const;
+
+/** struct iovec. */
+export const IOVEC = { size: 16, base: 0, len: 8 } as const;
+
+/** struct cmsghdr and a 16-bit value (UDP_SEGMENT) or a 32-bit one (UDP_GRO), with the room that CMSG_SPACE gives them. */
+export const CMSG = { size: 24, len: 0, level: 8, type: 12, data: 16, dataLen: 18 } as const;
+
+/** struct cmsghdr with struct in_pktinfo (linux/in.h) or in6_pktinfo (linux/ipv6.h): the source of one message. */
+export const PKTINFO = {
+  v4: { level: 0, type: 8, len: 28, size: 32, source: 20 },
+  v6: { level: 41, type: 50, len: 36, size: 40, source: 16 },
+  room: 48,
+} as const;
+
+/** struct sockaddr_in6, the larger of the two, rounded up; sockaddr_in is 16 bytes with its address at 4. */
+export const SOCKADDR = { room: 32, v4: { size: 16, addr: 4 }, v6: { size: 28, addr: 8 }, family: 0, port: 2 } as const;
+
+const AF = { 4: 2, 6: 10 } as const;
+
+/** struct sockaddr_in or sockaddr_in6. */
+export function encodeSockaddr({ family, ip, port }: SocketAddress): Uint8Array<ArrayBuffer> {
+  const { size, addr } = family === 4 ? SOCKADDR.v4 : SOCKADDR.v6;
+  const bytes = new Uint8Array(size);
+  const data = new DataView(bytes.buffer);
+  data.setUint16(SOCKADDR.family, AF[family], true);
+  data.setUint16(SOCKADDR.port, port, false);
+  bytes.set(ipBytes(family, ip).subarray(0, family === 4 ? 4 : 16), addr);
+  return bytes;
+}

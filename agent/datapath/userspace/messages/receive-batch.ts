@@ -1,0 +1,156 @@
+/**
+ * Room for one batch of messages, and the datagrams that they hold. With UDP_GRO (udp(7), linux/udp.h) the kernel hands
+ * over what it has coalesced as one message with the size to cut it at, which spares a receive for each datagram.
+ */
+import type { Family } from '../../../address.ts';
+import { type Address, Memory, MSG_WAITFORONE, recvmmsg } from '../../../ffi/mmsg.ts';
+import { CMSG, IOVEC, MMSGHDR, SOCKADDR } from './layout.ts';
+
+/** linux/socket.h: a message's length is its whole length, though only what fits is written. */
+const MSG_TRUNC = 0x20;
+const AF_INET = 2;
+/** The third word of an IPv4-mapped address, ::ffff:0:0/96 (RFC 4291, 2.5.5.2), as a little-endian word. */
+const MAPPED = 0xffff_0000;
+const WORD = 4;
+/** Largest message of all, coalesced or not. */
+const LARGEST = 65536;
+/** linux/udp.h, UDP_MAX_SEGMENTS of the newest kernels: datagrams of one message. */
+const MOST_DATAGRAMS = 128;
+/** In front of each message, where a header of our own may go; as much as keeps the payload on a line of its own. */
+const HEADROOM = 64;
+/** Buffers a power of two apart would all fall on the same lines of the CPU's caches. */
+const APART = 192;
+
+export class ReceiveBatch {
+  /** Most messages of a receive, and most datagrams of an `unpack`. */
+  readonly messages: number;
+  readonly datagrams: number;
+  readonly payloads: Memory;
+  /** Datagrams that the last `unpack` found. */
+  count = 0;
+  /** By datagram: its first byte in `payloads`, its size, and its message. */
+  readonly at: Int32Array;
+  readonly size: Int32Array;
+  readonly message: Int32Array;
+  readonly #headers: Memory;
+  readonly #vectors: Memory;
+  readonly #names: Memory;
+  readonly #controls: Memory;
+  readonly #start: Address;
+  /** Bytes that one message may have. */
+  readonly room: number;
+  readonly #stride: number;
+  /** Most datagrams of one message. */
+  readonly #most: number;
+
+  /** For so many messages of one datagram of so many bytes each, or of as many as the kernel `coalesces`. */
+  constructor(messages: number, bytes: number, coalesces: boolean) {
+    this.messages = messages;
+    this.datagrams = coalesces ? Math.max(1024, messages + MOST_DATAGRAMS) : messages;
+    this.#most = coalesces ? MOST_DATAGRAMS : 1;
+    this.room = coalesces ? LARGEST : bytes;
+    this.#stride = HEADROOM + Math.ceil(this.room / 64) * 64 + APART;
+    this.payloads = new Memory(messages * this.#stride);
+    this.#headers = new Memory(messages * MMSGHDR.size);
+    this.#vectors = new Memory(messages * IOVEC.size);
+    this.#names = new Memory(messages * SOCKADDR.room);
+    this.#controls = new Memory(messages * CMSG.size);
+    this.#start = this.#headers.address(0);
+    this.at = new Int32Array(this.datagrams);
+    this.size = new Int32Array(this.datagrams);
+    this.message = new Int32Array(this.datagrams);
+    for (let message = 0; message < messages; message++) this.#lay(message);
+  }
+
+  /** Waits for messages as the socket is set to, takes what is there; how many, or -errno. */
+  receive(fd: number, flags = 0): number {
+    return recvmmsg(fd, this.#start, this.messages, MSG_WAITFORONE | MSG_TRUNC | flags);
+  }
+
+  /**
+   * Finds the datagrams of the received messages from number `from` on, below `to`; the message to go on with, since
+   * there may be more datagrams than room. A datagram that was cut has its whole size all the same.
+   */
+  unpack(from: number, to: number): number {
+    const headers = this.#headers.u32;
+    this.count = 0;
+    let message = from;
+    for (; message < to && this.count + this.#most <= this.datagrams; message++) this.#unpackOne(message, headers);
+    return message;
+  }
+
+  /** True for a datagram that begins its message, so that there is headroom in front of it. */
+  hasHeadroom(i: number): boolean {
+    return this.at[i] === this.message[i]! * this.#stride + HEADROOM;
+  }
+
+  /** Whether a message came over IPv4 or IPv6, whatever the family of the socket. */
+  family(message: number): Family {
+    const words = this.#names.u32;
+    const at = (message * SOCKADDR.room) / WORD;
+    if ((words[at]! & 0xffff) === AF_INET) return 4;
+    return words[at + 2] === 0 && words[at + 3] === 0 && words[at + 4] === MAPPED ? 4 : 6;
+  }
+
+  /** Writes a message's source as five words: port and family, then its address as ipBytes has it. */
+  source(message: number, into: Uint32Array, at: number): void {
+    const words = this.#names.u32;
+    const from = (message * SOCKADDR.room) / WORD;
+    const port = words[from]! & 0xffff_0000;
+    if (this.family(message) === 6) {
+      into[at] = (port | 6) >>> 0;
+      for (let word = 0; word < 4; word++) into[at + 1 + word] = words[from + 2 + word]!;
+      return;
+    }
+    const plain = (words[from]! & 0xffff) === AF_INET;
+    into[at] = (port | 4) >>> 0;
+    into[at + 1] = words[from + (plain ? 1 : 5)]!;
+    into[at + 2] = 0;
+    into[at + 3] = 0;
+    into[at + 4] = 0;
+  }
+
+  /** Makes a message of one datagram as if it had been received over IPv4, from one of many sources. */
+  pretend(message: number, source: number, size: number): void {
+    const headers = this.#headers.u32;
+    const header = (message * MMSGHDR.size) / WORD;
+    headers[header + MMSGHDR.len / WORD] = size;
+    headers[header + MMSGHDR.controllen / WORD] = 0;
+    this.#names.u32[(message * SOCKADDR.room) / WORD] = AF_INET | (source << 16);
+    this.#names.u32[(message * SOCKADDR.room) / WORD + 1] = 0x010200c0;
+  }
+
+  #unpackOne(message: number, headers: Uint32Array): void {
+    const header = (message * MMSGHDR.size) / WORD;
+    let left = headers[header + MMSGHDR.len / WORD]!;
+    let segment = left;
+    if (headers[header + MMSGHDR.controllen / WORD] !== 0) {
+      segment = this.#controls.u32[(message * CMSG.size + CMSG.data) / WORD]!;
+    }
+    headers[header + MMSGHDR.controllen / WORD] = CMSG.size;
+    let at = message * this.#stride + HEADROOM;
+    do {
+      const size = left < segment ? left : segment;
+      this.at[this.count] = at;
+      this.size[this.count] = size;
+      this.message[this.count] = message;
+      this.count++;
+      at += size;
+      left -= size;
+    } while (left > 0);
+  }
+
+  #lay(message: number): void {
+    const header = message * MMSGHDR.size;
+    const vector = message * IOVEC.size;
+    this.#headers.point(header + MMSGHDR.name, this.#names.address(message * SOCKADDR.room));
+    // The kernel writes back how long the name was; it never grows beyond that on one socket.
+    this.#headers.u32[(header + MMSGHDR.namelen) / WORD] = SOCKADDR.v6.size;
+    this.#headers.point(header + MMSGHDR.iov, this.#vectors.address(vector));
+    this.#headers.u32[(header + MMSGHDR.iovlen) / WORD] = 1;
+    this.#headers.point(header + MMSGHDR.control, this.#controls.address(message * CMSG.size));
+    this.#headers.u32[(header + MMSGHDR.controllen) / WORD] = CMSG.size;
+    this.#vectors.point(vector + IOVEC.base, this.payloads.address(message * this.#stride + HEADROOM));
+    this.#vectors.u32[(vector + IOVEC.len) / WORD] = this.room;
+  }
+}

@@ -1,0 +1,107 @@
+/**
+ * The safety net's forwarder: the agent's own thread, woken by the event loop. What the kernel path leaves over is little,
+ * and a thread of its own would cost every idle node ten MiB; until the first datagram comes this costs a descriptor.
+ */
+import { now, setTimer } from '../../clock.ts';
+import { MSG_DONTWAIT } from '../../ffi/mmsg.ts';
+import { watchReadable } from '../../ffi/poll.ts';
+import type { Log } from '../../log.ts';
+import { LogLimiter } from '../../log-limit.ts';
+import type { BatchBuffers } from './forward/batch-buffers.ts';
+import { Forwarder, type ForwarderOptions } from './forward/forwarder.ts';
+import type { TableSnapshot } from './snapshot.ts';
+import type { ForwarderGroup } from './workers/pool.ts';
+import { type Totals, WorkerState } from './workers/state.ts';
+
+/** Batches in a row before the event loop has its turn: readiness, metrics and the reconciler live there too. */
+const BATCHES_A_TURN = 4;
+const PAUSE_MS = 1000;
+const LAST_BATCHES = 256;
+
+export interface SafetyNetOptions extends Omit<ForwarderOptions, 'buffers' | 'state' | 'index'> {
+  readonly log: Log;
+  readonly name: string;
+  readonly snapshot: TableSnapshot;
+  /** Made for the first datagram, shared by all safety nets of the thread. */
+  readonly buffers: () => BatchBuffers;
+}
+
+export class SafetyNet implements ForwarderGroup {
+  readonly #deps: SafetyNetOptions;
+  readonly #state = new WorkerState();
+  readonly #alerts: LogLimiter;
+  #snapshot: TableSnapshot;
+  #forwarder: Forwarder | undefined;
+  #watch: { close(): void } | undefined;
+  #pause: NodeJS.Timeout | undefined;
+  deaths = 0;
+
+  constructor(options: SafetyNetOptions) {
+    this.#deps = options;
+    this.#alerts = new LogLimiter({ log: options.log, now, timer: setTimer });
+    this.#snapshot = options.snapshot;
+    this.#listen();
+  }
+
+  publish(snapshot: TableSnapshot): boolean {
+    this.#snapshot = snapshot;
+    this.#forwarder?.adopt(snapshot);
+    return true;
+  }
+
+  totals(): readonly Totals[] {
+    return [this.#state.read(0)];
+  }
+
+  stop(): void {}
+
+  close(): void {
+    this.#watch?.close();
+    clearTimeout(this.#pause);
+    this.#try(LAST_BATCHES);
+    this.#forwarder?.close();
+    this.#alerts.close();
+  }
+
+  #listen(): void {
+    this.#watch = watchReadable(this.#deps.fd, () => {
+      if (!this.#try(BATCHES_A_TURN)) this.#rest();
+    });
+  }
+
+  /** Forwards up to so many batches; false if something is wrong, of which the log says what. */
+  #try(batches: number): boolean {
+    try {
+      for (let batch = 0; batch < batches && this.#work() > 0; batch++);
+      this.#alerts.resolve('work', { message: 'safety net works again', fields: { listener: this.#deps.name } });
+      return true;
+    } catch (cause) {
+      this.deaths++;
+      const error = (cause as Error).message;
+      const fields = { listener: this.#deps.name, error };
+      this.#alerts.raise('work', { message: 'safety net failed', fields, level: 'error', cause: error });
+      return false;
+    }
+  }
+
+  #work(): number {
+    this.#forwarder ??= this.#open();
+    const count = this.#forwarder.receive(MSG_DONTWAIT);
+    if (count > 0) this.#forwarder.forward(count);
+    return count;
+  }
+
+  #open(): Forwarder {
+    const forwarder = new Forwarder({ ...this.#deps, index: 0, state: this.#state, buffers: this.#deps.buffers() });
+    forwarder.adopt(this.#snapshot);
+    return forwarder;
+  }
+
+  /** Begins anew after a while. */
+  #rest(): void {
+    this.#watch?.close();
+    this.#forwarder?.close();
+    this.#forwarder = undefined;
+    this.#pause = setTimeout(() => this.#listen(), PAUSE_MS).unref();
+  }
+}

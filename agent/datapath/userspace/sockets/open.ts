@@ -1,0 +1,193 @@
+/** The sockets of the userspace datapath: opened, told what they need, and what the kernel made of it. */
+import { constants } from 'node:os';
+import type { Family, SocketAddress } from '../../../address.ts';
+import { check } from '../../../ffi/errno.ts';
+import {
+  AF_INET,
+  AF_INET6,
+  libc,
+  SO_RCVBUF,
+  SO_RCVBUFFORCE,
+  SO_RCVTIMEO,
+  SOCK_CLOEXEC,
+  SOCK_DGRAM,
+  SOCK_NONBLOCK,
+  SOCK_RAW,
+  SOL_SOCKET,
+  SOL_UDP,
+  UDP_GRO,
+} from '../../../ffi/libc.ts';
+import { encodeSockaddr } from '../messages/layout.ts';
+
+const { EPERM } = constants.errno;
+/** asm-generic/socket.h */
+const SO = { REUSEADDR: 2, SNDBUF: 7, REUSEPORT: 15, SNDBUFFORCE: 32, MEMINFO: 55 } as const;
+/** linux/sock_diag.h: what SO_RXQ_OVFL reports with a datagram, readable at any time. */
+const SK_MEMINFO_DROPS = 8;
+/** linux/in.h, linux/in6.h */
+const SOL_IP = 0;
+const IP = { MTU_DISCOVER: 10, FREEBIND: 15, TRANSPARENT: 19 } as const;
+const SOL_IPV6 = 41;
+const IPV6 = { MTU_DISCOVER: 23, V6ONLY: 26, TRANSPARENT: 75, FREEBIND: 78 } as const;
+const PMTUDISC_DONT = 0;
+const IPPROTO_UDP = 17;
+/** Addresses of this host that nobody else has a reason to send to. */
+const NOWHERE = { 4: '127.255.255.254', 6: '::1' } as const;
+/**
+ * Datagrams for a downstream whose neighbour does not answer wait in the kernel on the sender's account, up to 208 KiB
+ * each (unres_qlen_bytes): there has to be room for the others beside them.
+ */
+const SEND_BUFFER = 4 << 20;
+/** A receive that nothing ends sees within so long that the agent wants its thread back. */
+const RECEIVE_TIMEOUT_US = 100_000n;
+
+export interface ListenerSocket {
+  readonly fd: number;
+  /** Bytes of receive buffer asked for and got, where less was got. */
+  readonly clamped?: { readonly asked: number; readonly got: number };
+}
+
+/** How a listener's socket differs from any other. */
+export interface ListenerOptions {
+  /** Asked for with SO_RCVBUFFORCE, or else SO_RCVBUF; 0 leaves the system's. */
+  readonly receiveBuffer: number;
+  /** Whether a receive waits, or says EAGAIN. */
+  readonly blocking: boolean;
+  /** Whether the kernel may hand over what it has coalesced as one message. */
+  readonly coalesces: boolean;
+}
+
+/** Binds one of a listener's sockets. Throws SystemError. */
+export function openListenerSocket(bind: SocketAddress, options: ListenerOptions): ListenerSocket {
+  return opened(bind.family, SOCK_DGRAM | (options.blocking ? 0 : SOCK_NONBLOCK), 0, (fd) => {
+    set(fd, SOL_SOCKET, SO.REUSEPORT, 1);
+    if (bind.family === 6) set(fd, SOL_IPV6, IPV6.V6ONLY, bind.ip === '::' ? 0 : 1);
+    if (bind.ip !== '::' && bind.ip !== '0.0.0.0') {
+      // A VIP may be on no interface yet; and whoever has the port on all addresses may keep the others.
+      if (bind.family === 4) set(fd, SOL_IP, IP.FREEBIND, 1);
+      else set(fd, SOL_IPV6, IPV6.FREEBIND, 1);
+      set(fd, SOL_SOCKET, SO.REUSEADDR, 1);
+    }
+    const timeout = new BigInt64Array([0n, RECEIVE_TIMEOUT_US]);
+    if (options.blocking) setBytes(fd, SOL_SOCKET, SO_RCVTIMEO, timeout);
+    if (options.coalesces) set(fd, SOL_UDP, UDP_GRO, 1);
+    const clamped = setReceiveBuffer(fd, options.receiveBuffer);
+    bindTo(fd, bind);
+    return { fd, ...(clamped && { clamped }) };
+  });
+}
+
+/** Datagrams that found the receive buffer full since the socket was made, modulo 2^32. Throws SystemError. */
+export function receiveDrops(fd: number): number {
+  const info = new Uint32Array(SK_MEMINFO_DROPS + 1);
+  const result = libc.getsockopt(fd, SOL_SOCKET, SO.MEMINFO, info, new Uint32Array([info.byteLength]));
+  check('getsockopt(SO_MEMINFO)', result);
+  return info[SK_MEMINFO_DROPS]!;
+}
+
+/** A socket that sends from this host's own address; with `to`, to one address only, whose errors it then tells. */
+export function openNatSocket(family: Family, to?: Uint8Array): number {
+  return opened(family, SOCK_DGRAM, 0, (fd) => {
+    prepareSender(fd, family);
+    if (to) check('connect', libc.connect(fd, to, to.byteLength));
+    return fd;
+  });
+}
+
+/** A socket that sends from any address, this host's or not. Throws SystemError, EPERM without the capability. */
+export function openTransparentSocket(family: Family, from: Uint32Array): number {
+  return opened(family, SOCK_DGRAM, 0, (fd) => {
+    prepareSender(fd, family);
+    setTransparent(fd, family);
+    // Another worker or listener may have the same client; none of these sockets ever receives.
+    set(fd, SOL_SOCKET, SO.REUSEADDR, 1);
+    check('bind', libc.bind(fd, from, from.byteLength));
+    return fd;
+  });
+}
+
+/** A socket for datagrams that bring their own UDP header. Throws SystemError, EPERM without CAP_NET_RAW. */
+export function openRawSocket(family: Family): number {
+  return opened(family, SOCK_RAW, IPPROTO_UDP, (fd) => {
+    // A raw socket gets a copy of all that comes for its address: so it has one for which nothing comes.
+    bindTo(fd, { family, ip: NOWHERE[family], port: 0 });
+    prepareSender(fd, family);
+    setTransparent(fd, family);
+    return fd;
+  });
+}
+
+/** True if this process may send from addresses that are not this host's. */
+export function mayBeTransparent(): boolean {
+  return permitted(() =>
+    opened(4, SOCK_DGRAM, 0, (fd) => {
+      setTransparent(fd, 4);
+      return fd;
+    }),
+  );
+}
+
+/** True if this process may send datagrams with its own UDP header. */
+export function mayBeRaw(): boolean {
+  return permitted(() => openRawSocket(4));
+}
+
+function opened<T>(family: Family, type: number, protocol: number, prepare: (fd: number) => T): T {
+  const domain = family === 4 ? AF_INET : AF_INET6;
+  const fd = check('socket', libc.socket(domain, type | SOCK_CLOEXEC, protocol));
+  try {
+    return prepare(fd);
+  } catch (error) {
+    libc.close(fd);
+    throw error;
+  }
+}
+
+function permitted(open: () => number): boolean {
+  try {
+    libc.close(open());
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function prepareSender(fd: number, family: Family): void {
+  const size = new Int32Array([SEND_BUFFER]);
+  if (libc.setsockopt(fd, SOL_SOCKET, SO.SNDBUFFORCE, size, 4) === -EPERM) set(fd, SOL_SOCKET, SO.SNDBUF, SEND_BUFFER);
+  // Nobody reads answers here: they must not fill more than the least that a socket has.
+  set(fd, SOL_SOCKET, SO_RCVBUF, 0);
+  // Routers on the way may fragment, for whom else would they tell? The client, who knows nothing of the downstream.
+  if (family === 4) set(fd, SOL_IP, IP.MTU_DISCOVER, PMTUDISC_DONT);
+  else set(fd, SOL_IPV6, IPV6.MTU_DISCOVER, PMTUDISC_DONT);
+}
+
+function setTransparent(fd: number, family: Family): void {
+  if (family === 4) set(fd, SOL_IP, IP.TRANSPARENT, 1);
+  else set(fd, SOL_IPV6, IPV6.TRANSPARENT, 1);
+}
+
+/** What was asked and got if it was less; undefined if all is as asked. */
+function setReceiveBuffer(fd: number, asked: number): ListenerSocket['clamped'] {
+  if (asked === 0) return undefined;
+  const forced = libc.setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, new Int32Array([asked]), 4);
+  if (forced === -EPERM) set(fd, SOL_SOCKET, SO_RCVBUF, asked);
+  else check('setsockopt(SO_RCVBUFFORCE)', forced);
+  const got = new Int32Array(1);
+  check('getsockopt(SO_RCVBUF)', libc.getsockopt(fd, SOL_SOCKET, SO_RCVBUF, got, new Uint32Array([4])));
+  // The kernel doubles what it grants, for its own bookkeeping (socket(7)).
+  return got[0]! / 2 < asked ? { asked, got: got[0]! / 2 } : undefined;
+}
+
+function bindTo(fd: number, address: SocketAddress): void {
+  const bytes = encodeSockaddr(address);
+  check('bind', libc.bind(fd, bytes, bytes.byteLength));
+}
+
+function set(fd: number, level: number, name: number, value: number): void {
+  setBytes(fd, level, name, new Int32Array([value]));
+}
+
+function setBytes(fd: number, level: number, name: number, value: NodeJS.TypedArray): void {
+  check(`setsockopt(${level}, ${name})`, libc.setsockopt(fd, level, name, value, value.byteLength));
+}
