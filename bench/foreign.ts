@@ -1,11 +1,11 @@
 /** What the program costs: traffic that is not a listener's, and a datagram that is. */
 import { tcp4, tcp6, udp4, udp6 } from '../lab/frame.ts';
 import { interfaceIndex } from '../lab/libc.ts';
+import { ACTION, testRun } from '../lab/test-run.ts';
 import { type Bench, type BenchOptions, eachRound, type Figure, type Report } from './report.ts';
 import { measured } from './rig/cpu.ts';
 import { type LoadedNode, loadedNode, NODE6, PAIR, PORT, type Subject } from './rig/loaded-node.ts';
 import { loadProgram } from './rig/program.ts';
-import { ACTION, runTc } from './rig/test-run.ts';
 
 const ROUNDS = 15;
 /** Each run takes one hop of a datagram's 255. */
@@ -83,7 +83,7 @@ function nanoseconds({ node, fd, name }: Subject, { what, frame, runs }: Case): 
     return measured(() => {
       let sum = 0;
       for (let call = 0; call < runs.calls; call++) {
-        const { action, ns } = runTc(fd, frame, ifindex, runs.repeat);
+        const { action, ns } = testRun(fd, frame, { ifindex }, runs.repeat);
         if (action !== runs.action) throw new Error(`${what}: ${name} answers ${action}, want ${runs.action}`);
         sum += ns;
       }

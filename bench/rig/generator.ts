@@ -3,9 +3,9 @@ import { check } from '../../agent/ffi/errno.ts';
 import * as libbpf from '../../agent/ffi/libbpf.ts';
 import { interfaceIndex } from '../../lab/libc.ts';
 import type { Namespace } from '../../lab/namespace.ts';
+import { FRAME_BYTES, sendLiveFrames } from '../../lab/test-run.ts';
 import { measured } from './cpu.ts';
 import { loadProgram } from './program.ts';
-import { FRAME_BYTES, sendLiveFrames } from './test-run.ts';
 
 /** Frames of one system call, after which the time is looked at. */
 const CHUNK = 250_000;

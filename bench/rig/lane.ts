@@ -5,9 +5,9 @@
 import { udp4 } from '../../lab/frame.ts';
 import { pause } from '../../lab/patience.ts';
 import { type SingleNode, singleNode } from '../../lab/single-node.ts';
+import { FRAME_BYTES } from '../../lab/test-run.ts';
 import { Generator } from './generator.ts';
 import { Sink } from './sink.ts';
-import { FRAME_BYTES } from './test-run.ts';
 
 export const LISTENER_PORT = 5514;
 const SENDER_PORT = 40000;

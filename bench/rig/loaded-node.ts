@@ -2,9 +2,9 @@
 import { openHost } from '../../agent/netlink/host.ts';
 import type { Host, Pod } from '../../lab/host.ts';
 import { interfaceIndex } from '../../lab/libc.ts';
+import { programById } from '../../lab/loaded-program.ts';
 import { singleNode } from '../../lab/single-node.ts';
 import { attachAgent } from './attach-agent.ts';
-import { programById } from './test-run.ts';
 
 /** Of the wildcard listener, which takes both families. */
 export const PORT = 5514;

@@ -1,10 +1,10 @@
 /** Watches an agent's slot tables from outside: the kernel tells which table a listener has at any moment. */
 import { readdirSync, readFileSync } from 'node:fs';
-import koffi from 'koffi';
 import type { Family } from '../../agent/address.ts';
 import { encodeU32, tableIndex } from '../../agent/datapath/tc/abi.ts';
 import { check } from '../../agent/ffi/errno.ts';
 import * as libbpf from '../../agent/ffi/libbpf.ts';
+import { mapById } from '../../lab/loaded-program.ts';
 import { sleepSync } from '../../lab/processes.ts';
 
 /** BPF_MAP_TYPE_ARRAY_OF_MAPS of uapi/linux/bpf.h: the agent has one, that of its tables. */
@@ -16,8 +16,7 @@ export class TableWatch {
   readonly #value = new Uint8Array(4);
 
   constructor(pid: number, listener: number, family: Family) {
-    const byId = koffi.load('libbpf.so.1').func('int bpf_map_get_fd_by_id(uint32_t id)');
-    this.#fd = check('bpf_map_get_fd_by_id', byId(tablesOf(pid)) as number);
+    this.#fd = mapById(tablesOf(pid)).fd;
     this.#key = encodeU32(tableIndex(listener, family));
   }
 

@@ -6,10 +6,10 @@ import { BlockList } from 'node:net';
 import { type Family, ipBytes, isWildcard, type SocketAddress } from '../../agent/address.ts';
 import { VERDICTS } from '../../agent/datapath/tc/abi.ts';
 import { onesSum } from '../../lab/checksum.ts';
+import { ACTION } from '../../lab/test-run.ts';
 import { MTU, NET, NODE_IPS } from './node.ts';
 import { type Reading, readFrame } from './reading.ts';
 import type { Arrival, Moved, Outcome } from './rig.ts';
-import { ACTION } from './testrun.ts';
 
 /** A listener as the oracle wants it. */
 export interface OracleListener {

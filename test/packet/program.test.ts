@@ -1,5 +1,6 @@
 /** The real program, packet by packet: the tables of tables/ through BPF_PROG_TEST_RUN. */
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { ACTION } from '../../lab/test-run.ts';
 import { LISTENERS, type ListenerName } from './listeners.ts';
 import { ip, NET } from './node.ts';
 import { brief } from './reading.ts';
@@ -12,7 +13,6 @@ import { MATCHING } from './tables/matching.ts';
 import { FORWARDING_OFF, NEXT_HOPS } from './tables/nexthops.ts';
 import { REWRITING } from './tables/rewriting.ts';
 import { SPREADING } from './tables/spreading.ts';
-import { ACTION } from './testrun.ts';
 
 const root = process.getuid?.() === 0;
 let rig: Rig<ListenerName>;

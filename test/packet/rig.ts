@@ -16,11 +16,11 @@ import { check } from '../../agent/ffi/errno.ts';
 import { mapLookupBatch, mapNextKey, possibleCpus } from '../../agent/ffi/libbpf.ts';
 import { familiesOf, type Listener } from '../../agent/model.ts';
 import { buildTable } from '../../agent/table.ts';
+import { mapsOf, programById } from '../../lab/loaded-program.ts';
 import { parseAddress } from '../../lab/sockaddr.ts';
+import { type TestRun, testRun } from '../../lab/test-run.ts';
 import { aListener, aLog } from '../fake/words.ts';
-import { mapsOf, programById } from './loaded.ts';
 import { enterNode, type LinkName, NODE_IPS, type Node } from './node.ts';
-import { type TestRun, testRun } from './testrun.ts';
 
 /** Another object file than the one that the build made, if the environment names one. */
 const OBJECT = process.env.UDP_FANOUT_OBJECT ?? join(import.meta.dirname, '../../dist/udp_fanout.bpf.o');

@@ -3,10 +3,10 @@ import type { Family } from '../../agent/address.ts';
 import { onesSum } from '../../lab/checksum.ts';
 import { type Udp, udp4, udp6 } from '../../lab/frame.ts';
 import type { Ip } from '../../lab/ip.ts';
+import { ACTION } from '../../lab/test-run.ts';
 import { type ListenerName, portOf } from './listeners.ts';
 import { ip, NET } from './node.ts';
 import type { Arrival, Moved } from './rig.ts';
-import { ACTION } from './testrun.ts';
 
 /** One frame and what becomes of it. */
 export interface Step {

@@ -1,7 +1,7 @@
 /** A program that is loaded already, and its maps, found by id as bpftool(8) finds them. */
 import koffi from 'koffi';
-import { BpfMap } from '../../agent/datapath/tc/map.ts';
-import { check } from '../../agent/ffi/errno.ts';
+import { BpfMap } from '../agent/datapath/tc/map.ts';
+import { check } from '../agent/ffi/errno.ts';
 
 /** Offsets in struct bpf_prog_info and struct bpf_map_info of linux/bpf.h. */
 const PROGRAM_INFO = { size: 64, nr_map_ids: 52, map_ids: 56 } as const;
@@ -28,11 +28,12 @@ export function mapsOf(programFd: number): Map<string, BpfMap> {
   info.writeBigUInt64LE(koffi.address(ids), PROGRAM_INFO.map_ids);
   read(programFd, info);
   const count = info.readUInt32LE(PROGRAM_INFO.nr_map_ids);
-  const maps = Array.from({ length: count }, (_, index) => openMap(ids.readUInt32LE(4 * index)));
+  const maps = Array.from({ length: count }, (_, index) => mapById(ids.readUInt32LE(4 * index)));
   return new Map(maps.map((map) => [map.name, map]));
 }
 
-function openMap(id: number): BpfMap {
+/** The map with this id. */
+export function mapById(id: number): BpfMap {
   const fd = check('bpf_map_get_fd_by_id', calls.map(id));
   const info = Buffer.alloc(MAP_INFO.size);
   read(fd, info);
