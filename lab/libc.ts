@@ -1,7 +1,13 @@
-/** The few system calls that the lab needs and Node lacks. The only file of the lab that knows koffi. */
+/**
+ * The few system calls that the lab needs and Node lacks. They are made through the agent's binding; what is handed to
+ * them, numbers and structures, is the lab's own, so that the lab does not share a mistake of the agent's.
+ */
 import { closeSync, openSync } from 'node:fs';
+import { constants } from 'node:os';
 import koffi from 'koffi';
-import { SystemError } from '../agent/ffi/errno.ts';
+import { check, SystemError } from '../agent/ffi/errno.ts';
+import { libc as agents, call } from '../agent/ffi/libc.ts';
+import { recvmmsg } from '../agent/ffi/mmsg.ts';
 
 /** Constants of the Linux ABI (asm-generic: x86-64 and arm64 alike). */
 export const AF = { INET: 2, INET6: 10, PACKET: 17 } as const;
@@ -22,26 +28,22 @@ export const PACKET_AUXDATA = 8;
 export const POLLIN = 1;
 const CLONE_NEWNET = 0x40000000;
 const CLOCK_REALTIME = 0;
-const EAGAIN = 11;
+const { EAGAIN } = constants.errno;
 
-const libc = koffi.load('libc.so.6');
-type Call = (...args: (number | Buffer | null)[]) => number;
-const declare = (prototype: string) => libc.func(prototype) as Call;
-const raw = {
-  setns: declare('int setns(int fd, int nstype)'),
-  socket: declare('int socket(int domain, int type, int protocol)'),
-  bind: declare('int bind(int fd, const void *addr, uint32_t len)'),
-  connect: declare('int connect(int fd, const void *addr, uint32_t len)'),
-  getsockname: declare('int getsockname(int fd, void *addr, void *len)'),
-  setsockopt: declare('int setsockopt(int fd, int level, int name, const void *value, uint32_t len)'),
-  sendto: declare('long sendto(int fd, const void *buf, size_t len, int flags, const void *addr, uint32_t alen)'),
-  recvmmsg: declare('int recvmmsg(int fd, void *messages, unsigned int count, int flags, void *timeout)'),
-  poll: declare('int poll(void *fds, unsigned long count, int timeout)'),
-  clock_gettime: declare('int clock_gettime(int clock, void *time)'),
-  if_nametoindex: libc.func('unsigned int if_nametoindex(const char *name)') as (name: string) => number,
-  sched_getaffinity: declare('int sched_getaffinity(int pid, size_t size, void *mask)'),
-  sched_setaffinity: declare('int sched_setaffinity(int pid, size_t size, const void *mask)'),
-};
+/** The agent's binding, and what only a lab calls. */
+const libc = {
+  ...agents,
+  /** getsockname(2). */
+  getsockname: call('int getsockname(int fd, void *address, void *length)'),
+  /** poll(2): descriptors that are ready. */
+  poll: call('int poll(void *fds, unsigned long count, int timeout)'),
+  /** clock_gettime(2). */
+  clock_gettime: call('int clock_gettime(int clock, void *time)'),
+  /** if_nametoindex(3): 0 if there is no such interface. */
+  if_nametoindex: call('unsigned int if_nametoindex(const void *name)'),
+  /** sched_getcpu(3). */
+  sched_getcpu: call('int sched_getcpu()'),
+} as const;
 
 /** Runs `work` with this thread in the network namespace behind `path`, then returns home. `work` must be synchronous. */
 export function insideNamespace<T>(path: string, work: () => T): T {
@@ -50,7 +52,7 @@ export function insideNamespace<T>(path: string, work: () => T): T {
     enterNamespace(path);
     return work();
   } finally {
-    check('setns', raw.setns(home, CLONE_NEWNET));
+    check('setns', libc.setns(home, CLONE_NEWNET));
     closeSync(home);
   }
 }
@@ -58,7 +60,7 @@ export function insideNamespace<T>(path: string, work: () => T): T {
 function enterNamespace(path: string): void {
   const fd = openSync(path, 'r');
   try {
-    check('setns', raw.setns(fd, CLONE_NEWNET), path);
+    check('setns', libc.setns(fd, CLONE_NEWNET), path);
   } finally {
     closeSync(fd);
   }
@@ -66,17 +68,17 @@ function enterNamespace(path: string): void {
 
 /** A new socket, closed on exec; it belongs for life to the network namespace in which it was made. */
 export function socket(domain: number, type: number, protocol = 0): number {
-  return check('socket', raw.socket(domain, type | SOCK.CLOEXEC, protocol));
+  return check('socket', libc.socket(domain, type | SOCK.CLOEXEC, protocol));
 }
 
 /** Binds a socket to a sockaddr. */
 export function bind(fd: number, address: Buffer): void {
-  check('bind', raw.bind(fd, address, address.length));
+  check('bind', libc.bind(fd, address, address.length));
 }
 
 /** Connects a socket; blocks until it is. */
 export function connect(fd: number, address: Buffer): void {
-  check('connect', raw.connect(fd, address, address.length));
+  check('connect', libc.connect(fd, address, address.length));
 }
 
 /** The sockaddr that a socket is bound to. */
@@ -84,7 +86,7 @@ export function boundAddress(fd: number): Buffer {
   const address = Buffer.alloc(128);
   const length = Buffer.alloc(4);
   length.writeUInt32LE(address.length);
-  check('getsockname', raw.getsockname(fd, address, length));
+  check('getsockname', libc.getsockname(fd, address, length));
   return address.subarray(0, length.readUInt32LE());
 }
 
@@ -92,7 +94,7 @@ export function boundAddress(fd: number): Buffer {
 export function setOption(fd: number, level: number, name: number, value: number | Buffer): void {
   const bytes = typeof value === 'number' ? Buffer.alloc(4) : value;
   if (typeof value === 'number') bytes.writeInt32LE(value);
-  check('setsockopt', raw.setsockopt(fd, level, name, bytes, bytes.length), `level ${level}, option ${name}`);
+  check('setsockopt', libc.setsockopt(fd, level, name, bytes, bytes.length), `level ${level}, option ${name}`);
 }
 
 /**
@@ -100,8 +102,8 @@ export function setOption(fd: number, level: number, name: number, value: number
  * if only a part was sent, which no datagram socket should do.
  */
 export function sendTo(fd: number, data: Buffer, length: number, address: Buffer): number {
-  const sent = raw.sendto(fd, data, length, 0, address, address.length);
-  if (sent < 0) return koffi.errno();
+  const sent = libc.sendto(fd, data, length, 0, address, address.length);
+  if (sent < 0) return -sent;
   if (sent !== length) throw new Error(`sendto: ${sent} of ${length} bytes were sent`);
   return 0;
 }
@@ -109,7 +111,7 @@ export function sendTo(fd: number, data: Buffer, length: number, address: Buffer
 /** Microseconds since 1970 by the clock with which the kernel stamps what it receives. */
 export function realTime(): number {
   const time = Buffer.alloc(16);
-  check('clock_gettime', raw.clock_gettime(CLOCK_REALTIME, time));
+  check('clock_gettime', libc.clock_gettime(CLOCK_REALTIME, time));
   return microseconds(time);
 }
 
@@ -125,19 +127,19 @@ export function errnoName(errno: number): string {
 
 /** Fills an array of `struct mmsghdr`; returns how many messages came, 0 if none waits. */
 export function receiveMessages(fd: number, headers: Buffer, count: number): number {
-  const received = raw.recvmmsg(fd, headers, count, 0, null);
-  if (received < 0 && koffi.errno() === EAGAIN) return 0;
+  const received = recvmmsg(fd, addressOf(headers), count, 0);
+  if (received === -EAGAIN) return 0;
   return check('recvmmsg', received);
 }
 
 /** Waits for one of an array of `struct pollfd`, at most `timeout` ms (-1: for ever); returns how many are ready. */
 export function poll(fds: Buffer, timeout: number): number {
-  return check('poll', raw.poll(fds, fds.length / 8, timeout));
+  return check('poll', libc.poll(fds, fds.length / 8, timeout));
 }
 
 /** The index of an interface of the current namespace. */
 export function interfaceIndex(name: string): number {
-  const index = raw.if_nametoindex(name);
+  const index = libc.if_nametoindex(Buffer.from(`${name}\0`));
   if (index === 0) throw new Error(`interface not found: ${name}`);
   return index;
 }
@@ -147,22 +149,22 @@ export function addressOf(buffer: Buffer): bigint {
   return koffi.address(buffer);
 }
 
+/** The CPU that this thread runs on. */
+export function currentCpu(): number {
+  return check('sched_getcpu', libc.sched_getcpu());
+}
+
 /** Runs `work` with this thread on one CPU: what it sends is then also received and forwarded on that CPU. */
 export function onCpu<T>(cpu: number | undefined, work: () => T): T {
   if (cpu === undefined) return work();
   const before = Buffer.alloc(128);
-  check('sched_getaffinity', raw.sched_getaffinity(0, before.length, before));
+  check('sched_getaffinity', libc.sched_getaffinity(0, before.length, before));
   const only = Buffer.alloc(128);
   only[cpu >> 3] = 1 << (cpu & 7);
-  check('sched_setaffinity', raw.sched_setaffinity(0, only.length, only), `cpu ${cpu}`);
+  check('sched_setaffinity', libc.sched_setaffinity(0, only.length, only), `cpu ${cpu}`);
   try {
     return work();
   } finally {
-    check('sched_setaffinity', raw.sched_setaffinity(0, before.length, before));
+    check('sched_setaffinity', libc.sched_setaffinity(0, before.length, before));
   }
-}
-
-function check(operation: string, result: number, detail = ''): number {
-  if (result < 0) throw new SystemError(operation, koffi.errno(), detail);
-  return result;
 }

@@ -7,7 +7,9 @@ import koffi from 'koffi';
 type Argument<C extends string> = C extends `${string}*${string}` ? NodeJS.TypedArray | null : number;
 type Arguments<C extends string> = C extends `${infer First}, ${infer Rest}`
   ? [Argument<First>, ...Arguments<Rest>]
-  : [Argument<C>];
+  : C extends ''
+    ? []
+    : [Argument<C>];
 type Call<Prototype extends string> = Prototype extends `${string}(${infer List})`
   ? (...values: Arguments<List>) => number
   : never;
@@ -71,8 +73,8 @@ export const CLONE_NEWNET = 0x40000000;
 
 let library: ReturnType<typeof koffi.load> | undefined;
 
-/** Library and symbol are looked up at the first call, so that importing this file costs nothing. */
-function call<const Prototype extends string>(prototype: Prototype): Call<Prototype> {
+/** Binds one more call. Library and symbol are looked up when it is first made, so that importing this file costs nothing. */
+export function call<const Prototype extends string>(prototype: Prototype): Call<Prototype> {
   let foreign: ((...values: unknown[]) => number) | undefined;
   const wrapper = (...values: unknown[]): number => {
     if (foreign === undefined) {

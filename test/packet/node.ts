@@ -3,12 +3,13 @@
  * of every kind that a FIB look-up can answer. Both families are twins: `10.K.0.H` and `fd0K::H`.
  */
 import { closeSync, openSync, writeFileSync } from 'node:fs';
-import koffi from 'koffi';
 import type { Family } from '../../agent/address.ts';
 import { check } from '../../agent/ffi/errno.ts';
+import { CLONE_NEWNET, libc } from '../../agent/ffi/libc.ts';
 import { type Host, openHost } from '../../agent/netlink/host.ts';
 import { findLink } from '../../agent/netlink/link.ts';
 import { NODE_MAC } from '../../lab/ip.ts';
+import { currentCpu } from '../../lab/libc.ts';
 import { batch } from '../../lab/namespace.ts';
 import { patient } from '../../lab/patience.ts';
 import { sleepSync } from '../../lab/processes.ts';
@@ -62,25 +63,18 @@ export interface Node extends Disposable {
   forward(on: boolean): void;
 }
 
-const CLONE_NEWNET = 0x40000000;
-const libc = koffi.load('libc.so.6');
-const unshare = libc.func('int unshare(int flags)');
-const setns = libc.func('int setns(int fd, int nstype)');
-const getcpu = libc.func('int sched_getcpu()');
-const setaffinity = libc.func('int sched_setaffinity(int pid, size_t size, const void *mask)');
-
 /**
  * Moves this thread into the node until it is disposed of; needs root. Also keeps the thread on one CPU, since the
  * program walks its slots CPU by CPU.
  */
 export function enterNode(): Node {
   const home = openSync('/proc/thread-self/ns/net', 'r');
-  check('unshare', unshare(CLONE_NEWNET));
-  stayOnCpu(getcpu());
+  check('unshare', libc.unshare(CLONE_NEWNET));
+  stayOnCpu(currentCpu());
   const host = openHost();
   const leave = () => {
     host.close();
-    check('setns', setns(home, CLONE_NEWNET));
+    check('setns', libc.setns(home, CLONE_NEWNET));
     closeSync(home);
   };
   try {
@@ -100,7 +94,7 @@ export function enterNode(): Node {
 function stayOnCpu(cpu: number): void {
   const mask = Buffer.alloc(128);
   mask[cpu >> 3] = 1 << (cpu & 7);
-  check('sched_setaffinity', setaffinity(0, mask.length, mask));
+  check('sched_setaffinity', libc.sched_setaffinity(0, mask.length, mask));
 }
 
 function build(host: Host): void {
