@@ -7,23 +7,35 @@ import { constants } from 'node:os';
 import { fileURLToPath } from 'node:url';
 
 const ROOT = new URL('..', import.meta.url);
-/** The first that runs TypeScript as it is and that all dependencies accept. */
-const WANTED = [22, 19];
+/** The first that runs TypeScript as it is and that all dependencies accept; `engines` of package.json. */
+const OLDEST = { major: 22, minor: 19 };
+
+/**
+ * Whether this Node may run the agent.
+ * @param {number} major
+ * @param {number} minor
+ */
+export function isNewEnough(major, minor) {
+  return major > OLDEST.major || (major === OLDEST.major && minor >= OLDEST.minor);
+}
 
 /** Path of a Node that fits: the one that runs this, else the one that the set-up brought. */
 export function fittingNode() {
-  const [major, minor] = process.versions.node.split('.').map(Number);
-  const fits = major > WANTED[0] || (major === WANTED[0] && minor >= WANTED[1]);
-  return fits ? process.execPath : fileURLToPath(new URL('node_modules/.bin/node', ROOT));
+  const [major = 0, minor = 0] = process.versions.node.split('.').map(Number);
+  return isNewEnough(major, minor) ? process.execPath : fileURLToPath(new URL('node_modules/.bin/node', ROOT));
 }
 
-/** Runs the file and ends as it ends. */
+/**
+ * Runs the file and ends as it ends.
+ * @param {string} file
+ * @param {readonly string[]} args
+ */
 export function launch(file, args) {
   const child = spawn(fittingNode(), [fileURLToPath(new URL(file, ROOT)), ...args], { stdio: 'inherit' });
   // A terminal's Ctrl-C reaches the child by itself; what is sent to this process alone is handed on.
   process.on('SIGINT', () => {});
   process.on('SIGTERM', () => child.kill('SIGTERM'));
-  child.on('exit', (code, signal) => process.exit(code ?? 128 + constants.signals[signal]));
+  child.on('exit', (code, signal) => process.exit(code ?? 128 + (signal ? constants.signals[signal] : 0)));
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) launch(process.argv[2], process.argv.slice(3));
+if (process.argv[1] === fileURLToPath(import.meta.url)) launch(process.argv[2] ?? '', process.argv.slice(3));

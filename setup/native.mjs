@@ -6,13 +6,12 @@
 import { existsSync, mkdirSync, readFileSync, realpathSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { isNewEnough } from './launch.mjs';
 
 const MODULES = fileURLToPath(new URL('../node_modules', import.meta.url));
 const PACKAGE = join(MODULES, 'raw-socket');
 const BUILT = join(PACKAGE, 'build/Release/raw.node');
 const ABIS = join(PACKAGE, 'abi');
-/** `engines` of package.json. */
-const OLDEST = [22, 19];
 
 /**
  * Where the package looks for `raw.node`, Node also finds a `raw.node.js`, which can choose. Written last: that it is
@@ -20,7 +19,11 @@ const OLDEST = [22, 19];
  */
 const CHOOSER = "module.exports = require('../../abi/' + process.versions.modules + '.node');\n";
 
-/** Builds what is missing; `npm(args, options)` runs npm and tells whether that went well. False where a build failed. */
+/**
+ * Builds what is missing. False where a build failed.
+ * @param {(args: readonly string[], options: import('node:child_process').SpawnSyncOptions) => boolean} npm runs npm and
+ * tells whether that went well
+ */
 export function buildNative(npm) {
   const missing = headers().filter(({ abi }) => !existsSync(join(ABIS, `${abi}.node`)));
   if (missing.length === 0 && existsSync(`${BUILT}.js`)) return true;
@@ -47,12 +50,14 @@ function headers() {
   return found.filter(({ abi }, index) => abi && found.findIndex((other) => other.abi === abi) === index);
 }
 
-/** The ABI that the headers are for; none where there are no headers or the Node is too old for the agent. */
+/**
+ * The ABI that the headers are for; none where there are no headers or the Node is too old for the agent.
+ * @param {string} prefix
+ */
 function versionOf(prefix) {
   const file = join(prefix, 'include/node/node_version.h');
   const text = existsSync(file) ? readFileSync(file, 'utf8') : '';
+  /** @param {string} name */
   const number = (name) => Number(new RegExp(`#define NODE_${name}_VERSION (\\d+)`).exec(text)?.[1] ?? 0);
-  const [major, minor] = [number('MAJOR'), number('MINOR')];
-  const isNew = major > OLDEST[0] || (major === OLDEST[0] && minor >= OLDEST[1]);
-  return { abi: isNew ? number('MODULE') : 0 };
+  return { abi: isNewEnough(number('MAJOR'), number('MINOR')) ? number('MODULE') : 0 };
 }

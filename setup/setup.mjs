@@ -9,73 +9,54 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from './build.mjs';
 import { buildNative } from './native.mjs';
+import { install, SBIN } from './packages.mjs';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
-const SBIN = ['/usr/local/sbin', '/usr/sbin', '/sbin'];
 
 /** What is looked for, and the Debian and Ubuntu package that brings it. */
-const SYSTEM = [
-  { wants: 'clang', packages: ['clang'] },
-  { wants: 'llvm-strip', packages: ['llvm'] },
-  { wants: 'ip', packages: ['iproute2'] },
-  { wants: 'tc', packages: ['iproute2'] },
+const SYSTEM = /** @type {const} */ ({
+  clang: 'clang',
+  'llvm-strip': 'llvm',
+  ip: 'iproute2',
+  tc: 'iproute2',
   // Ubuntu brings bpftool with its kernel tools.
-  { wants: 'bpftool', packages: ['bpftool', 'linux-tools-common'] },
-  { wants: 'nft', packages: ['nftables'] },
-  { wants: 'tcpdump', packages: ['tcpdump'] },
-  { wants: 'ethtool', packages: ['ethtool'] },
-  { wants: 'openssl', packages: ['openssl'] },
-  { wants: 'nsenter', packages: ['util-linux'] },
-  { wants: 'setpriv', packages: ['util-linux'] },
-  { wants: '/usr/include/bpf/bpf_helpers.h', packages: ['libbpf-dev'] },
-  { wants: '/usr/include/linux/bpf.h', packages: ['linux-libc-dev'] },
-  { wants: '/usr/include/stdio.h', packages: ['libc6-dev'] },
-  { wants: 'libbpf.so.1', packages: ['libbpf1'] },
+  bpftool: ['bpftool', 'linux-tools-common'],
+  nft: 'nftables',
+  tcpdump: 'tcpdump',
+  ethtool: 'ethtool',
+  openssl: 'openssl',
+  nsenter: 'util-linux',
+  setpriv: 'util-linux',
+  '/usr/include/bpf/bpf_helpers.h': 'libbpf-dev',
+  '/usr/include/linux/bpf.h': 'linux-libc-dev',
+  '/usr/include/stdio.h': 'libc6-dev',
+  'libbpf.so.1': 'libbpf1',
   // For raw-socket.
-  { wants: 'make', packages: ['make'] },
-  { wants: 'g++', packages: ['g++'] },
-  { wants: 'python3', packages: ['python3'] },
-];
+  make: 'make',
+  'g++': 'g++',
+  python3: 'python3',
+});
 
-function present(wants) {
-  if (wants.startsWith('/')) return existsSync(wants);
-  if (wants.includes('.so')) return libraryFolders().some((folder) => existsSync(join(folder, wants)));
-  const folders = [...(process.env.PATH ?? '').split(':'), ...SBIN];
-  return folders.some((folder) => existsSync(join(folder, wants)));
-}
-
-function libraryFolders() {
-  const multiarch = existsSync('/usr/lib') ? readdirSync('/usr/lib').filter((name) => name.includes('-linux-gnu')) : [];
-  return ['/usr/lib', '/usr/lib64', '/lib64', '/usr/local/lib', ...multiarch.map((name) => join('/usr/lib', name))];
-}
-
+/**
+ * @param {string} command
+ * @param {readonly string[]} args
+ * @param {import('node:child_process').SpawnSyncOptions} options
+ */
 function run(command, args, options = {}) {
   const { status, error } = spawnSync(command, args, { cwd: ROOT, stdio: 'inherit', ...options });
   return !error && status === 0;
 }
 
+/** @param {string} message */
 function fail(message) {
   process.stderr.write(`setup: ${message}\n`);
   process.exit(1);
 }
 
-function systemPackages() {
-  const missing = SYSTEM.filter(({ wants }) => !present(wants));
-  if (missing.length === 0) return;
-  const names = [...new Set(missing.map(({ packages }) => packages[0]))];
-  const command = `apt-get install -y --no-install-recommends ${names.join(' ')}`;
-  const missed = `${missing.map(({ wants }) => wants).join(', ')} missing`;
-  if (!present('apt-get')) fail(`${missed}, and there is no apt-get: install what Debian calls ${names.join(' ')}`);
-  if (process.getuid() !== 0) fail(`${missed}: run as root, or first run: sudo ${command}`);
-  const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
-  run('apt-get', ['update', '-qq'], { env });
-  const install = (packages) =>
-    run('apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...packages], { env });
-  if (!install(names)) for (const { packages } of missing) packages.some((name) => install([name]));
-  const still = SYSTEM.filter(({ wants }) => !present(wants));
-  if (still.length > 0) fail(`${still.map(({ wants }) => wants).join(', ')} still missing after: ${command}`);
-}
-
+/**
+ * @param {readonly string[]} args
+ * @param {import('node:child_process').SpawnSyncOptions} [options]
+ */
 function npm(args, options) {
   const path = process.env.npm_execpath;
   return path?.endsWith('.js') ? run(process.execPath, [path, ...args], options) : run('npm', args, options);
@@ -103,6 +84,7 @@ function linkNode() {
 /** The sources as one hash, so that a build is made when and only when they changed. */
 function sourceHash() {
   const hash = createHash('sha256');
+  /** @param {string} path */
   const add = (path) => {
     if (!existsSync(path)) return;
     if (statSync(path).isDirectory()) {
@@ -124,7 +106,8 @@ async function artifacts() {
 }
 
 process.env.PATH = [process.env.PATH, ...SBIN].join(':');
-systemPackages();
+const obstacle = install(SYSTEM);
+if (obstacle) fail(obstacle);
 nodeModules();
 if (!buildNative(npm)) fail('the build of raw-socket failed: see above');
 await artifacts();

@@ -1,6 +1,5 @@
 /** Other programs, run to their end, and what they keep for the next run. */
 import { spawnSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 
 export const ROOT = join(import.meta.dirname, '..');
@@ -29,26 +28,4 @@ export function run(command: string, args: readonly string[], options: Options =
   if (status === 0 || (mayFail && !error)) return stdout;
   const said = `${stdout ?? ''}${stderr ?? ''}`.trim().split('\n').slice(-30).join('\n');
   throw new Error(`${command} ${args.join(' ')}: ${error?.message ?? `exit code ${status}`}\n${said}`);
-}
-
-/** True if the program, or the file where it is a path, is on this machine. */
-export function has(command: string): boolean {
-  return command.startsWith('/') ? existsSync(command) : spawnSync('sh', ['-c', `command -v ${command}`]).status === 0;
-}
-
-/**
- * Fetches by apt what is missing; `needed` has for each program the Debian package that brings it. Returns why that
- * cannot be, or undefined when all is there.
- */
-export function install(needed: Readonly<Record<string, string>>): string | undefined {
-  const missing = Object.keys(needed).filter((program) => !has(program));
-  if (missing.length === 0) return undefined;
-  const packages = [...new Set(missing.map((program) => needed[program]!))];
-  if (process.getuid?.() !== 0 || !has('apt-get'))
-    return `${missing.join(', ')} missing: install what Debian calls ${packages.join(' ')}`;
-  const env = { DEBIAN_FRONTEND: 'noninteractive' };
-  run('apt-get', ['update', '-qq'], { env, mayFail: true });
-  run('apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...packages], { env });
-  const still = missing.filter((program) => !has(program));
-  return still.length === 0 ? undefined : `${still.join(', ')} still missing after installing ${packages.join(' ')}`;
 }

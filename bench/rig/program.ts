@@ -5,9 +5,7 @@ import { join } from 'node:path';
 import { check } from '../../agent/ffi/errno.ts';
 import * as libbpf from '../../agent/ffi/libbpf.ts';
 import type { Namespace } from '../../lab/namespace.ts';
-
-/** Kernel headers that differ by architecture; clang's bpf target does not look there by itself. */
-const MULTIARCH = `/usr/include/${process.arch === 'arm64' ? 'aarch64' : 'x86_64'}-linux-gnu`;
+import { BPF_FLAGS } from '../../setup/build.mjs';
 
 export interface LoadedProgram {
   readonly fd: number;
@@ -46,7 +44,5 @@ export function attachIngress(namespace: Namespace, ifindex: number, program: Lo
 }
 
 function compile(source: string, object: string): void {
-  const headers = existsSync(MULTIARCH) ? [`-I${MULTIARCH}`] : [];
-  const flags = ['-O2', '-g', '-target', 'bpf', '-mcpu=v3', '-Wall', '-Wextra', '-Werror', ...headers];
-  execFileSync('clang', [...flags, '-c', source, '-o', object], { stdio: ['ignore', 'inherit', 'inherit'] });
+  execFileSync('clang', [...BPF_FLAGS, '-c', source, '-o', object], { stdio: ['ignore', 'inherit', 'inherit'] });
 }

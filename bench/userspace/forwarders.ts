@@ -5,8 +5,9 @@ import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { startAgent } from '../../lab/agent.ts';
+import { present } from '../../setup/packages.mjs';
 import { type Course, CPU, FIRST, PORT } from './course.ts';
-import { compiled, present } from './programs.ts';
+import { compiled } from './programs.ts';
 
 export interface Forwarder {
   readonly pid: number;

@@ -2,6 +2,7 @@
 import { execFileSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { present } from '../../setup/packages.mjs';
 
 /** Compiles `bench/userspace/NAME.c` into `directory`, once, and returns the program's path; throws cc's words. */
 export function compiled(name: 'flood' | 'latency' | 'reference', directory: string): string {
@@ -13,9 +14,4 @@ export function compiled(name: 'flood' | 'latency' | 'reference', directory: str
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   return program;
-}
-
-/** True if there is such a program. */
-export function present(name: string): boolean {
-  return [...(process.env.PATH ?? '').split(':'), '/usr/sbin'].some((folder) => existsSync(join(folder, name)));
 }

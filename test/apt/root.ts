@@ -4,7 +4,8 @@
  */
 import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { has, install, run } from '../programs.ts';
+import { install, present } from '../../setup/packages.mjs';
+import { run } from '../programs.ts';
 
 /** As dpkg names them. */
 export type Architecture = 'amd64' | 'arm64';
@@ -166,7 +167,7 @@ export class AptRoot {
 
 /** Why there can be no such root on this machine; undefined if there can. What is missing is installed where that can be. */
 export function aptObstacle(): string | undefined {
-  if (!has('apt-get')) return 'packages of Debian are fetched by apt-get, which is not on this machine';
+  if (!present('apt-get')) return 'packages of Debian are fetched by apt-get, which is not on this machine';
   if (process.getuid?.() === 0 && mirror() === undefined) run('apt-get', ['update', '-qq'], { mayFail: true });
   const why = install(NEEDS);
   if (why) return why;

@@ -5,8 +5,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { present } from '../../setup/packages.mjs';
 import { Cluster } from './cluster.ts';
-import { isThere, ROOT, without } from './tools.ts';
+import { ROOT, without } from './tools.ts';
 
 const OURS = ['configmaps/udp-fanout', 'daemonsets/udp-fanout', 'serviceaccounts/udp-fanout'].map(
   (name) => `${name} in udp-fanout`,
@@ -38,7 +39,7 @@ async function kubectl(...args: readonly string[]): Promise<string> {
 }
 const apply = (...what: readonly string[]) => kubectl('apply', '--validate=false', ...what);
 
-describe.skipIf(!isThere('kubectl'))(`kubectl${without('kubectl')}`, () => {
+describe.skipIf(!present('kubectl'))(`kubectl${without('kubectl')}`, () => {
   test('apply -k k8s/ goes through, and leaves the receivers’ namespace as it is', async () => {
     await apply('-k', 'k8s/');
     expect(cluster.names()).toEqual([...OURS, ...NAMESPACES, ...RIGHTS].sort());

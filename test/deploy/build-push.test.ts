@@ -3,7 +3,8 @@ import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { isThere, K8S, ROOT, without } from './tools.ts';
+import { present } from '../../setup/packages.mjs';
+import { K8S, ROOT, without } from './tools.ts';
 
 const SCRIPT = join(K8S, 'build-push.sh');
 const { version } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')) as { version: string };
@@ -67,6 +68,6 @@ test('--help names every option', () => {
   for (const name of names) expect(stdout).toContain(name);
 });
 
-test.skipIf(!isThere('shellcheck'))(`shellcheck has nothing to say${without('shellcheck')}`, () => {
+test.skipIf(!present('shellcheck'))(`shellcheck has nothing to say${without('shellcheck')}`, () => {
   expect(spawnSync('shellcheck', [SCRIPT], { encoding: 'utf8' })).toMatchObject({ stdout: '', status: 0 });
 });

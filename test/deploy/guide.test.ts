@@ -7,10 +7,11 @@ import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { parse } from 'yaml';
 import { missingRole } from '../../agent/discovery/rbac-hint.ts';
+import { present } from '../../setup/packages.mjs';
 import { all, built, configText, container, manifest, nameOf, only } from './objects.ts';
-import { isThere, output, ROOT, without } from './tools.ts';
+import { output, ROOT, without } from './tools.ts';
 
-const objects = isThere('kubectl') ? built('.') : [...manifest('rbac.yaml'), ...manifest('daemonset.yaml')];
+const objects = present('kubectl') ? built('.') : [...manifest('rbac.yaml'), ...manifest('daemonset.yaml')];
 const daemonSet = () => only(objects, 'DaemonSet');
 const pod = () => daemonSet().spec!.template.spec!;
 const agent = () => container(objects);
@@ -197,7 +198,7 @@ const ROWS: readonly (readonly [row: number, promise: string, shows: () => void]
   ],
 ];
 
-describe.skipIf(!isThere('kubectl'))(`the guide${without('kubectl')}`, () => {
+describe.skipIf(!present('kubectl'))(`the guide${without('kubectl')}`, () => {
   test.each(ROWS)('row %i: %s', (_row, _promise, shows) => shows());
 
   test('row 10: kubectl set image finds its container', () => {

@@ -6,8 +6,9 @@ import { join } from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
 import { stringify } from 'yaml';
 import { CAUSES } from '../../agent/discovery/failure.ts';
+import { present } from '../../setup/packages.mjs';
 import { container, manifest } from './objects.ts';
-import { isThere, K8S, ROOT, without } from './tools.ts';
+import { K8S, ROOT, without } from './tools.ts';
 
 interface Rule {
   readonly alert: string;
@@ -138,7 +139,7 @@ const STORIES: readonly Story[] = [
   },
 ];
 
-describe.skipIf(!isThere('promtool'))(`the alerts${without('promtool', 'comes with Debian’s prometheus')}`, () => {
+describe.skipIf(!present('promtool'))(`the alerts${without('promtool', 'comes with Debian’s prometheus')}`, () => {
   test('are rules that Prometheus takes', () => {
     const { status, text } = promtool('check', 'rules', 'rules.yaml');
     expect(text).toContain(`SUCCESS: ${rules.length} rules found`);

@@ -2,8 +2,9 @@
 import { globSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { present } from '../../setup/packages.mjs';
 import { all, built, type KubernetesObject, kustomizations, nameOf, objectsIn } from './objects.ts';
-import { isThere, K8S, without } from './tools.ts';
+import { K8S, without } from './tools.ts';
 
 const OURS = ['app.kubernetes.io/name', 'app.kubernetes.io/part-of'];
 
@@ -12,7 +13,7 @@ function labels({ metadata }: KubernetesObject): string[] {
   return OURS.filter((label) => metadata.labels?.[label] === 'udp-fanout');
 }
 
-describe.skipIf(!isThere('kubectl'))(`namespaces and labels${without('kubectl')}`, () => {
+describe.skipIf(!present('kubectl'))(`namespaces and labels${without('kubectl')}`, () => {
   test.each(kustomizations())('%s makes no namespace but our own: the receivers’ is theirs', (path) => {
     const names = all(built(path), 'Namespace').map(({ metadata }) => metadata?.name);
     expect(names.filter((name) => name !== 'udp-fanout')).toEqual([]);

@@ -4,8 +4,9 @@ import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { parseConfig } from '../../agent/config/load.ts';
+import { present } from '../../setup/packages.mjs';
 import { all, built, configText, container, type KubernetesObject, nameOf, objectsIn, only } from './objects.ts';
-import { isThere, K8S, output, ROOT, without } from './tools.ts';
+import { K8S, output, ROOT, without } from './tools.ts';
 
 const DEPLOYMENTS = [
   '.',
@@ -24,7 +25,7 @@ function followed(objects: readonly KubernetesObject[]): string[] {
   return listeners.flatMap(({ endpoints }) => (endpoints.kind === 'kubernetes' ? [endpoints.namespace] : []));
 }
 
-describe.skipIf(!isThere('kubectl'))(`rights${without('kubectl')}`, () => {
+describe.skipIf(!present('kubectl'))(`rights${without('kubectl')}`, () => {
   test.each(DEPLOYMENTS)('%s gives them where its listeners look, and nowhere else', (path) => {
     const objects = built(path);
     const roles = all(objects, 'Role');

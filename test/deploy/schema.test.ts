@@ -7,8 +7,9 @@ import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { present } from '../../setup/packages.mjs';
 import { built, type KubernetesObject, manifest } from './objects.ts';
-import { isThere, K8S, ROOT, without } from './tools.ts';
+import { K8S, ROOT, without } from './tools.ts';
 
 /** Custom resources have no type there; alerts.test.ts looks at them. */
 const IS_OURS = /^(v1|apps\/v1|rbac\.authorization\.k8s\.io\/v1)$/;
@@ -53,7 +54,7 @@ function complaints(objects: readonly KubernetesObject[]): string {
   return status === 0 ? '' : stdout;
 }
 
-test.skipIf(!isThere('kubectl'))(`all that is built is what the API takes${without('kubectl')}`, () => {
+test.skipIf(!present('kubectl'))(`all that is built is what the API takes${without('kubectl')}`, () => {
   const objects = KUSTOMIZATIONS.flatMap(built);
   expect(objects.length).toBeGreaterThan(50);
   expect(complaints(objects)).toBe('');
@@ -72,7 +73,7 @@ test('a wrong key, a wrong type and a missing key are found', () => {
   expect(object({ spec: { selector: {} } })).toMatch(/Property ''template'' is missing/);
 });
 
-test.skipIf(!isThere('kubectl'))(`an overlay changes what it is for and nothing else${without('kubectl')}`, () => {
+test.skipIf(!present('kubectl'))(`an overlay changes what it is for and nothing else${without('kubectl')}`, () => {
   const base = new Map(built('.').map((one) => [`${one.kind} ${one.metadata.name}`, JSON.stringify(one)]));
   const changed = (path: string) =>
     built(path).flatMap((one) => {

@@ -2,8 +2,7 @@
  * `npm run test:image`: builds the image for real and runs the agent out of it. As root, on Debian or Ubuntu; what builds
  * images is fetched by apt where it is missing.
  */
-
-import { install } from '../programs.ts';
+import { install } from '../../setup/packages.mjs';
 import { Builder } from './builder.ts';
 import { contents, sizeOf } from './contents.ts';
 import { alone, type Deployed, inPod } from './deployed.ts';

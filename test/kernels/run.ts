@@ -12,8 +12,9 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { install } from '../../setup/packages.mjs';
 import { aptObstacle } from '../apt/root.ts';
-import { install, ROOT } from '../programs.ts';
+import { ROOT } from '../programs.ts';
 import { type Boot, bring } from './boot.ts';
 import { isPackaged, KERNELS, type Kernel, SMOKE } from './catalogue.ts';
 import { accelerated, runMachine } from './machine.ts';

@@ -2,8 +2,9 @@
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 import { join } from 'node:path';
+import { install } from '../../setup/packages.mjs';
 import type { AptRoot } from '../apt/root.ts';
-import { install, run } from '../programs.ts';
+import { run } from '../programs.ts';
 import type { BuiltKernel } from './catalogue.ts';
 
 const CONFIG = join(import.meta.dirname, 'small.config');

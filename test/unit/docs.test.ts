@@ -19,7 +19,7 @@ const read = (path: string) => readFileSync(join(ROOT, path), 'utf8');
 const PAGES = ['README.md', 'CHANGELOG.md', ...globSync('docs/*.md', { cwd: ROOT })].sort();
 const TEXT = new Map(PAGES.map((page) => [page, read(page)]));
 const ALL_DOCS = [...TEXT.values()].join('\n');
-const SOURCES = ['agent/**/*.ts', 'bpf/*.{h,c}', 'k8s/**/*.{yaml,sh}', 'setup/*.mjs', 'Dockerfile'];
+const SOURCES = ['agent/**/*.ts', 'bpf/*.{h,c}', 'k8s/**/*.{yaml,sh}', 'setup/*.{mjs,ts}', 'Dockerfile'];
 const CODE = globSync(SOURCES, { cwd: ROOT }).map(read).join('\n');
 const usage = /const USAGE = `(.*?)`;/s.exec(read('agent/cli.ts'))?.[1] ?? '';
 
@@ -189,7 +189,7 @@ describe('names in the docs', () => {
   test('every file is there', () => {
     const named = [...TEXT.values()]
       .flatMap(spans)
-      .flatMap((span) => span.match(/(?<![\w/.-])(?:agent|bpf|k8s|test|docs|setup|bench|demo)\/[\w./*-]*/g) ?? []);
+      .flatMap((span) => span.match(/(?<![\w/.-])(?:agent|bpf|k8s|lab|test|docs|setup|bench|demo)\/[\w./*-]*/g) ?? []);
     const missing = unique(named).filter((path) => globSync(path.replace(/[./]+$/, ''), { cwd: ROOT }).length === 0);
     expect(unique(named).length).toBeGreaterThan(20);
     expect(missing).toEqual([]);
@@ -348,7 +348,7 @@ describe('examples', () => {
   });
 
   test('the JSON Schema for editors is that of the schema: npm run schema', () => {
-    const fresh = execFileSync(process.execPath, ['setup/schema.mjs', '--print'], { cwd: ROOT, encoding: 'utf8' });
+    const fresh = execFileSync(process.execPath, ['setup/schema.ts', '--print'], { cwd: ROOT, encoding: 'utf8' });
     expect(read('docs/udp-fanout.schema.json')).toBe(fresh);
   });
 });

@@ -7,14 +7,14 @@ import { configSchema } from '../agent/config/schema.ts';
 const FILE = fileURLToPath(new URL('../docs/udp-fanout.schema.json', import.meta.url));
 
 /** The text of the file. What spans several keys only `udp-fanout check` can tell. */
-function schemaText() {
+function schemaText(): string {
   const { $schema, ...rest } = toJSONSchema(configSchema, { io: 'input' });
   const title = 'udp-fanout config';
   return `${text({ $schema, title, ...rest }, '')}\n`;
 }
 
 /** JSON as the formatter has it: lists of plain values on one line. */
-function text(value, indent) {
+function text(value: unknown, indent: string): string {
   if (typeof value !== 'object' || value === null) return JSON.stringify(value);
   const inner = `${indent}  `;
   if (Array.isArray(value)) {
