@@ -2,11 +2,11 @@
 import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Agent } from '../lab/agent.ts';
+import { numberedSlice } from '../lab/api/churn.ts';
+import { aSlice } from '../lab/api/slices.ts';
 import type { Pod } from '../lab/host.ts';
 import { type SingleNode, singleNode } from '../lab/single-node.ts';
 import { receive, startSending } from '../lab/traffic.ts';
-import { numberedSlice } from '../test/fake/api/churn.ts';
-import { aSlice } from '../test/fake/api/slices.ts';
 import type { Bench, Figure, Report } from './report.ts';
 import { ENDPOINTS, type Followed, followed, NAMESPACE, PER_SLICE, SLICES } from './rig/followed.ts';
 import { TableWatch } from './rig/swaps.ts';

@@ -1,9 +1,9 @@
 /** The real agent in a lab's node, following Services of a fake API server beside it. */
 
 import { type Agent, startAgent } from '../../lab/agent.ts';
+import { numberedSlice } from '../../lab/api/churn.ts';
+import { RemoteApi } from '../../lab/api/remote.ts';
 import type { Host } from '../../lab/host.ts';
-import { numberedSlice } from '../../test/fake/api/churn.ts';
-import { RemoteApi } from '../../test/fake/api/remote.ts';
 
 export const NAMESPACE = 'bench';
 export const SLICES = 10;

@@ -10,12 +10,12 @@ import { type AddressInfo, createServer, type Server, type Socket } from 'node:n
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Credentials, openCredentials } from '../../agent/discovery/credentials.ts';
+import { writeKubeconfig } from '../../lab/api/kubeconfig.ts';
+import { issueCertificate } from '../../lab/api/tls.ts';
 import type { Namespace } from '../../lab/namespace.ts';
 import { until } from '../../lab/patience.ts';
 import { Client } from '../conversation/client.ts';
 import type { Json } from '../conversation/format.ts';
-import { writeKubeconfig } from '../fake/api/kubeconfig.ts';
-import { issueCertificate } from '../fake/api/tls.ts';
 import { run } from '../programs.ts';
 import type { Programs } from './programs.ts';
 

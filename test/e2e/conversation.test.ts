@@ -4,12 +4,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { openCredentials } from '../../agent/discovery/credentials.ts';
+import { writeKubeconfig } from '../../lab/api/kubeconfig.ts';
+import { FakeApi } from '../../lab/api/server.ts';
+import { aSlice } from '../../lab/api/slices.ts';
+import { issueCertificate } from '../../lab/api/tls.ts';
 import { conversations } from '../conversation/format.ts';
 import { hold, inFreshNamespace } from '../conversation/hold.ts';
-import { writeKubeconfig } from '../fake/api/kubeconfig.ts';
-import { FakeApi } from '../fake/api/server.ts';
-import { aSlice } from '../fake/api/slices.ts';
-import { issueCertificate } from '../fake/api/tls.ts';
 
 const tls = issueCertificate();
 const directory = mkdtempSync(join(tmpdir(), 'conversation-'));

@@ -4,11 +4,11 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, describe, expect, test } from 'vitest';
 import { openCredentials } from '../../agent/discovery/credentials.ts';
+import { writeKubeconfig, writeServiceAccount } from '../../lab/api/kubeconfig.ts';
+import type { FakeApi } from '../../lab/api/server.ts';
+import { aSlice } from '../../lab/api/slices.ts';
+import { issueCertificate } from '../../lab/api/tls.ts';
 import { following, type HttpRig, type HttpRigOptions, httpRig, SPEED } from '../fake/api/http-rig.ts';
-import { writeKubeconfig, writeServiceAccount } from '../fake/api/kubeconfig.ts';
-import type { FakeApi } from '../fake/api/server.ts';
-import { aSlice } from '../fake/api/slices.ts';
-import { issueCertificate } from '../fake/api/tls.ts';
 
 const NS = 'logging';
 const { KUBECONFIG, KUBERNETES_SERVICE_HOST, KUBERNETES_SERVICE_PORT } = process.env;

@@ -1,6 +1,9 @@
 /** The real agent follows a Service through a fake API server in its namespace while numbered datagrams pass. */
 import { afterEach, describe, expect, test } from 'vitest';
 import { type Agent, startAgent } from '../../lab/agent.ts';
+import { RemoteApi } from '../../lab/api/remote.ts';
+import { aSlice, aTerminating } from '../../lab/api/slices.ts';
+import { issueCertificate } from '../../lab/api/tls.ts';
 import type { Host, Pod } from '../../lab/host.ts';
 import { titled } from '../../lab/kernel.ts';
 import { labObstacle } from '../../lab/lab.ts';
@@ -8,9 +11,6 @@ import { patient, pause, until } from '../../lab/patience.ts';
 import { type SingleNode, singleNode } from '../../lab/single-node.ts';
 import { type Receivers, receive, send, startSending } from '../../lab/traffic.ts';
 import { union } from '../../lab/union.ts';
-import { RemoteApi } from '../fake/api/remote.ts';
-import { aSlice, aTerminating } from '../fake/api/slices.ts';
-import { issueCertificate } from '../fake/api/tls.ts';
 
 const obstacle = labObstacle();
 const NS = 'logging';

@@ -7,15 +7,15 @@ import { afterEach, describe, expect, test } from 'vitest';
 import { parse } from 'yaml';
 import type { Finding } from '../../agent/doctor/finding.ts';
 import { startAgent } from '../../lab/agent.ts';
+import { RemoteApi } from '../../lab/api/remote.ts';
+import { aSlice } from '../../lab/api/slices.ts';
+import { issueCertificate } from '../../lab/api/tls.ts';
 import { calicoBgp } from '../../lab/calico-bgp.ts';
 import type { Host } from '../../lab/host.ts';
 import { lacking, titled } from '../../lab/kernel.ts';
 import { labObstacle } from '../../lab/lab.ts';
 import { metallbVip } from '../../lab/metallb-vip.ts';
 import { singleNode } from '../../lab/single-node.ts';
-import { RemoteApi } from '../fake/api/remote.ts';
-import { aSlice } from '../fake/api/slices.ts';
-import { issueCertificate } from '../fake/api/tls.ts';
 import { config, listener } from './configs.ts';
 import { asInPod, login, sampleConfig } from './pod.ts';
 

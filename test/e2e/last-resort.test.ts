@@ -1,6 +1,8 @@
 /** An API outage after which all pods are called unready, while they run and answer: the real agent, real probes. */
 import { afterEach, describe, expect, test } from 'vitest';
 import { type Agent, startAgent } from '../../lab/agent.ts';
+import { RemoteApi } from '../../lab/api/remote.ts';
+import { anEndpoint, aSlice } from '../../lab/api/slices.ts';
 import type { Host, Pod } from '../../lab/host.ts';
 import { titled } from '../../lab/kernel.ts';
 import { labObstacle } from '../../lab/lab.ts';
@@ -8,8 +10,6 @@ import { pause } from '../../lab/patience.ts';
 import { singleNode } from '../../lab/single-node.ts';
 import { receive, startSending } from '../../lab/traffic.ts';
 import { union } from '../../lab/union.ts';
-import { RemoteApi } from '../fake/api/remote.ts';
-import { anEndpoint, aSlice } from '../fake/api/slices.ts';
 import { ledger } from './conservation.ts';
 
 const obstacle = labObstacle();

@@ -1,15 +1,15 @@
 /** The agent as k8s/daemonset.yaml runs it: its config, its capabilities, a read-only root, a service account. */
 import { afterEach, describe, expect, test } from 'vitest';
 import { type Agent, startAgent } from '../../lab/agent.ts';
+import { RemoteApi } from '../../lab/api/remote.ts';
+import { aSlice } from '../../lab/api/slices.ts';
+import { issueCertificate } from '../../lab/api/tls.ts';
 import { titled } from '../../lab/kernel.ts';
 import { labObstacle } from '../../lab/lab.ts';
 import { patient } from '../../lab/patience.ts';
 import { singleNode } from '../../lab/single-node.ts';
 import { receive, send } from '../../lab/traffic.ts';
 import { union } from '../../lab/union.ts';
-import { RemoteApi } from '../fake/api/remote.ts';
-import { aSlice } from '../fake/api/slices.ts';
-import { issueCertificate } from '../fake/api/tls.ts';
 import { ledger } from './conservation.ts';
 import { asInPod, capabilitiesWithoutSysAdmin, container, login, sampleConfig } from './pod.ts';
 

@@ -2,9 +2,9 @@
 import { mkdtempSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parse, parseAllDocuments } from 'yaml';
+import { writeServiceAccount } from '../../lab/api/kubeconfig.ts';
+import type { RemoteApi } from '../../lab/api/remote.ts';
 import type { Host } from '../../lab/host.ts';
-import { writeServiceAccount } from '../fake/api/kubeconfig.ts';
-import type { RemoteApi } from '../fake/api/remote.ts';
 
 export interface PodOptions {
   /** The image's root file system; without it this machine's. Read-only either way. */

@@ -4,13 +4,13 @@ import { mkdtempSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Agent, startAgent } from '../../lab/agent.ts';
+import { RemoteApi } from '../../lab/api/remote.ts';
+import { aSlice } from '../../lab/api/slices.ts';
+import { issueCertificate } from '../../lab/api/tls.ts';
 import { type SingleNode, singleNode } from '../../lab/single-node.ts';
 import { receive, send, startSending } from '../../lab/traffic.ts';
 import { union } from '../../lab/union.ts';
 import { asInPod, container, login, sampleConfig } from '../e2e/pod.ts';
-import { RemoteApi } from '../fake/api/remote.ts';
-import { aSlice } from '../fake/api/slices.ts';
-import { issueCertificate } from '../fake/api/tls.ts';
 import type { Check } from './run.ts';
 
 const PORT = 5514;

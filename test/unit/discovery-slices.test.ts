@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { formatAddress } from '../../agent/address.ts';
 import { countStates, resolveEndpoints } from '../../agent/discovery/endpoints.ts';
 import { readSlice, type Slice } from '../../agent/discovery/slice.ts';
-import { anEndpoint, aSlice, aTerminating, UDP_9000 } from '../fake/api/slices.ts';
+import { anEndpoint, aSlice, aTerminating, UDP_9000 } from '../../lab/api/slices.ts';
 
 const TCP_9000 = { name: 'syslog-tcp', protocol: 'TCP', port: 9000 };
 const UDP_53 = { name: 'dns', protocol: 'UDP', port: 53 };

@@ -1,9 +1,9 @@
 /** The stream of one Service through everything an API server does, on a clock that stands still. */
 import { describe, expect, test } from 'vitest';
 import { ApiFailure, CAUSES } from '../../agent/discovery/failure.ts';
+import { anEndpoint, aSlice, aTerminating } from '../../lab/api/slices.ts';
 import type { MemoryApi, Misfortune } from '../fake/api/memory.ts';
 import { type StreamRig, streamRig } from '../fake/api/rig.ts';
-import { anEndpoint, aSlice, aTerminating } from '../fake/api/slices.ts';
 
 const NS = 'logging';
 

@@ -1,9 +1,9 @@
 /** Whatever order things happen in, the endpoints known are those that the API would state now. */
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
+import { anEndpoint, aSlice, aTerminating } from '../../lab/api/slices.ts';
+import type { ApiObject } from '../../lab/api/store.ts';
 import { type StreamRig, streamRig } from '../fake/api/rig.ts';
-import { anEndpoint, aSlice, aTerminating } from '../fake/api/slices.ts';
-import type { ApiObject } from '../fake/api/store.ts';
 
 const NS = 'logging';
 const SLICES = ['a', 'b', 'c', 'd'];

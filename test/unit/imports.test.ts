@@ -6,6 +6,8 @@ import { expect, test } from 'vitest';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const FILES = globSync('agent/**/*.ts', { cwd: ROOT });
+/** What stands on the agent: the lab, and on the lab the benchmarks, the demo and the tests. */
+const AROUND = globSync('{lab,bench,demo,setup}/**/*.{ts,mjs}', { cwd: ROOT });
 
 /** Package, and the folder or file that alone may import it. */
 const ROOMS: Readonly<Record<string, string>> = {
@@ -38,6 +40,17 @@ const WALLS: readonly (readonly [from: string, to: string])[] = [
   ['agent/', 'lab/'],
   ['agent/', 'test/'],
   ['agent/', 'bench/'],
+  ['agent/', 'demo/'],
+  ['agent/', 'setup/'],
+  ['lab/', 'test/'],
+  ['lab/', 'bench/'],
+  ['lab/', 'demo/'],
+  ['bench/', 'test/'],
+  ['bench/', 'demo/'],
+  ['demo/', 'test/'],
+  ['demo/', 'bench/'],
+  ['setup/', 'lab/'],
+  ['setup/', 'test/'],
 ];
 
 function importsOf(file: string): string[] {
@@ -51,6 +64,8 @@ const resolved = (file: string, specifier: string) =>
 test('there are imports to look at', () => {
   expect(FILES.length).toBeGreaterThan(20);
   expect(importsOf('agent/main.ts')).toContain('./reconciler.ts');
+  expect(AROUND.length).toBeGreaterThan(40);
+  expect(importsOf('bench/main.ts')).toContain('../lab/lab.ts');
 });
 
 test.each(FILES)('%s imports packages only in their room', (file) => {
@@ -59,12 +74,14 @@ test.each(FILES)('%s imports packages only in their room', (file) => {
 });
 
 test.each(WALLS)('%s does not know %s', (from, to) => {
-  const crossings = FILES.filter((file) => file.startsWith(from)).flatMap((file) =>
-    importsOf(file)
-      .map((specifier) => resolved(file, specifier))
-      .filter((target) => target.startsWith(to))
-      .map((target) => `${file} -> ${target}`),
-  );
+  const crossings = [...FILES, ...AROUND]
+    .filter((file) => file.startsWith(from))
+    .flatMap((file) =>
+      importsOf(file)
+        .map((specifier) => resolved(file, specifier))
+        .filter((target) => target.startsWith(to))
+        .map((target) => `${file} -> ${target}`),
+    );
   expect(crossings).toEqual([]);
 });
 

@@ -10,11 +10,11 @@ import type { LiveSource } from '../../../agent/discovery/endpoint-source.ts';
 import { openKubernetesSource } from '../../../agent/discovery/kubernetes.ts';
 import type { StreamStatus } from '../../../agent/discovery/slice-reflector.ts';
 import type { Listener } from '../../../agent/model.ts';
+import { writeKubeconfig } from '../../../lab/api/kubeconfig.ts';
+import { FakeApi, type FakeApiOptions } from '../../../lab/api/server.ts';
 import { patient, SLOWNESS } from '../../../lab/patience.ts';
 import { fastClock } from '../clock.ts';
 import { aListener, aLog } from '../words.ts';
-import { writeKubeconfig } from './kubeconfig.ts';
-import { FakeApi, type FakeApiOptions } from './server.ts';
 
 /** A hundred seconds in one; where all takes longer, so that the fast clock does not outrun it, fewer. */
 export const SPEED = 100 / SLOWNESS;

@@ -1,7 +1,7 @@
 /** The API of slices without a network, for tests on a clock that stands still: the same store, told by hand. */
 import type { Selection, SliceApi, SliceList, WatchEvent, WatchOptions } from '../../../agent/discovery/api.ts';
 import { ApiFailure } from '../../../agent/discovery/failure.ts';
-import { ApiStore, type Change } from './store.ts';
+import { ApiStore, type Change } from '../../../lab/api/store.ts';
 
 /** `hang`: no answer until the caller gives up. */
 export type Misfortune = ApiFailure | 'hang';

@@ -2,7 +2,7 @@
 import type { ChildProcess } from 'node:child_process';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import type { Host } from '../../../lab/host.ts';
+import type { Host } from '../host.ts';
 import type { ApiAnswer, ApiCommand, Call } from './child.ts';
 import type { Churn } from './churn.ts';
 import type { Fault } from './faults.ts';
