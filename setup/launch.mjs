@@ -26,15 +26,20 @@ export function fittingNode() {
 }
 
 /**
- * Runs the file and ends as it ends.
+ * Runs the file and ends as it ends. A terminal's Ctrl-C reaches the child by itself; what is sent to this process alone is
+ * handed on. A child that hands signals on itself is `apart` from the terminal, so that its own child gets each once.
  * @param {string} file
  * @param {readonly string[]} args
  */
-export function launch(file, args) {
-  const child = spawn(fittingNode(), [fileURLToPath(new URL(file, ROOT)), ...args], { stdio: 'inherit' });
-  // A terminal's Ctrl-C reaches the child by itself; what is sent to this process alone is handed on.
-  process.on('SIGINT', () => {});
-  process.on('SIGTERM', () => child.kill('SIGTERM'));
+export function launch(file, args, { apart = false } = {}) {
+  const child = spawn(fittingNode(), [fileURLToPath(new URL(file, ROOT)), ...args], {
+    stdio: [apart ? 'ignore' : 'inherit', 'inherit', 'inherit'],
+    detached: apart,
+  });
+  const end = () => child.kill('SIGTERM');
+  process.on('SIGTERM', end);
+  process.on('SIGINT', apart ? end : () => {});
+  if (apart) process.on('SIGHUP', end);
   child.on('exit', (code, signal) => process.exit(code ?? 128 + (signal ? constants.signals[signal] : 0)));
 }
 
