@@ -16,7 +16,7 @@ import { aListener, aLog } from '../fake/words.ts';
 
 const ROOT = join(import.meta.dirname, '../..');
 const read = (path: string) => readFileSync(join(ROOT, path), 'utf8');
-const PAGES = ['README.md', 'CHANGELOG.md', ...globSync('docs/*.md', { cwd: ROOT })].sort();
+const PAGES = ['README.md', 'CHANGELOG.md', 'CONTRIBUTING.md', ...globSync('docs/*.md', { cwd: ROOT })].sort();
 const TEXT = new Map(PAGES.map((page) => [page, read(page)]));
 const ALL_DOCS = [...TEXT.values()].join('\n');
 const SOURCES = ['agent/**/*.ts', 'bpf/*.{h,c}', 'k8s/**/*.{yaml,sh}', 'setup/*.{mjs,ts}', 'Dockerfile'];
@@ -151,6 +151,22 @@ describe('names in the docs', () => {
     expect(unique(named).filter((name) => !(name in scripts))).toEqual([]);
     const everyday = ['setup', 'check', 'dev', 'bench', 'schema'];
     expect(everyday.filter((name) => !TEXT.get('docs/DEVELOPMENT.md')!.includes(`npm run ${name}`))).toEqual([]);
+  });
+
+  test('the version is one: package, lock, image, changelog, and the tags of images', () => {
+    const { version } = JSON.parse(read('package.json')) as { version: string };
+    const lock = JSON.parse(read('package-lock.json')) as { version: string; packages: { '': { version: string } } };
+    expect([lock.version, lock.packages[''].version]).toEqual([version, version]);
+    expect(/^ARG VERSION=(.+)$/m.exec(read('Dockerfile'))?.[1]).toBe(version);
+    const [newest, ...older] = [...read('CHANGELOG.md').matchAll(/^## (.+)$/gm)].map(([, heading]) => heading!);
+    expect(newest === 'Unreleased' ? older[0] : newest).toBe(version);
+    const tags = (text: string) => [...text.matchAll(/\budp-fanout:([\w.-]+)|--tag ([\w.-]+)|newTag: ([\w.-]+)/g)];
+    const told = tags(ALL_DOCS).map(([, image, option, kustomized]) => image ?? option ?? kustomized!);
+    expect(told).toContain(`v${version}`);
+    expect(told.filter((tag) => ![`v${version}`, 'latest'].includes(tag))).toEqual([]);
+    const manifests = globSync('k8s/**/*.yaml', { cwd: ROOT }).flatMap((file) => tags(read(file)));
+    expect(manifests.length).toBeGreaterThan(2);
+    expect(unique(manifests.map(([, image, , kustomized]) => image ?? kustomized!))).toEqual(['latest']);
   });
 
   test('every flag of our scripts exists', () => {
