@@ -70,8 +70,12 @@ static long age(int fd)
 	char control[CMSG_SPACE(sizeof(struct timespec))];
 	long payload[SIZE / sizeof(long)];
 	struct iovec vector = { payload, sizeof(payload) };
-	struct msghdr message = { .msg_iov = &vector, .msg_iovlen = 1, .msg_control = control,
-				  .msg_controllen = sizeof(control) };
+	struct msghdr message = {
+		.msg_iov = &vector,
+		.msg_iovlen = 1,
+		.msg_control = control,
+		.msg_controllen = sizeof(control),
+	};
 	struct timespec came;
 
 	if (recvmsg(fd, &message, MSG_DONTWAIT) != SIZE || !CMSG_FIRSTHDR(&message))
