@@ -44,7 +44,7 @@ struct packet {
 	__u8 family;
 	__u8 ttl;
 	__u8 tos;
-	__u32 fault; /* verdict that keeps it from being forwarded here, 0 if none */
+	__u32 fault;  /* verdict that keeps it from being forwarded here, 0 if none */
 	__be16 check; /* IPv4 header checksum */
 };
 
@@ -188,7 +188,7 @@ static __always_inline bool parse_ip6(struct __sk_buff *skb, struct packet *pkt)
 		if (bpf_skb_load_bytes(skb, at, &ext, sizeof(ext)))
 			return false;
 		if (next == IPPROTO_FRAGMENT) {
-			pkt->part = ext.offset & bpf_htons(IP6_OFFSET)        ? LATER
+			pkt->part = ext.offset & bpf_htons(IP6_OFFSET)           ? LATER
 				    : ext.offset & bpf_htons(IP6_MORE_FRAGMENTS) ? FIRST
 										 : WHOLE;
 			pkt->fragment_id = bpf_ntohl(ext.id);

@@ -70,7 +70,7 @@ enum next_hop {
 struct slot {
 	union addr addr;
 	__be16 port;
-	__u16 hop;     /* enum next_hop */
+	__u16 hop; /* enum next_hop */
 	/* The way out where the FIB refuses because forwarding is off; 0: unknown. */
 	__u32 ifindex;
 	__u32 mtu;
@@ -108,7 +108,7 @@ struct fragment_key {
 
 struct fragment {
 	struct slot slot;
-	__u64 seen_ns;  /* CLOCK_MONOTONIC */
+	__u64 seen_ns; /* CLOCK_MONOTONIC */
 	__u32 listener;
 	__u32 to_stack; /* 1: a later fragment came first, the whole datagram is the stack's */
 };
@@ -117,25 +117,25 @@ struct fragment {
  * What happened to one datagram. V(name, fate, meaning): the order is the index of the counter, the name is the
  * label in metrics, logs and `bpftool map dump`. Fates: FORWARDED, STACK (handed up), DROPPED, in this order.
  */
-#define VERDICTS(V)											\
-	V(forwarded, FORWARDED, "rewritten and sent to its next hop")					\
-	V(forwarded_local, FORWARDED, "rewritten and handed to a socket of this host")			\
-	V(ip_options, STACK, "IPv4 options or IPv6 extension headers")					\
-	V(fragment, STACK, "fragments out of order, or a first one that could not be remembered")	\
-	V(malformed, STACK, "its lengths contradict each other")					\
-	V(not_unicast, STACK, "came in a broadcast or multicast frame")					\
-	V(martian_source, STACK, "a source address that may not be forwarded")				\
-	V(ttl_exceeded, STACK, "TTL or hop limit ran out here")						\
-	V(mtu_exceeded, STACK, "larger than the MTU towards the downstream")				\
-	V(no_route, STACK, "FIB: no route to the downstream")						\
-	V(forwarding_off, STACK, "FIB: forwarding is disabled and the way out is unknown")		\
-	V(fib_lwt, STACK, "FIB: the route encapsulates, which only the stack can do")			\
-	V(fib_other, STACK, "FIB: an answer that the program does not know")				\
-	V(no_downstream, DROPPED, "no live downstream")							\
-	V(fib_blackhole, DROPPED, "FIB: blackhole route")						\
-	V(fib_unreachable, DROPPED, "FIB: unreachable route")						\
-	V(fib_prohibit, DROPPED, "FIB: prohibit route")							\
-	V(rewrite_failed, DROPPED, "the packet could not be rewritten (out of memory)")			\
+#define VERDICTS(V) \
+	V(forwarded, FORWARDED, "rewritten and sent to its next hop") \
+	V(forwarded_local, FORWARDED, "rewritten and handed to a socket of this host") \
+	V(ip_options, STACK, "IPv4 options or IPv6 extension headers") \
+	V(fragment, STACK, "fragments out of order, or a first one that could not be remembered") \
+	V(malformed, STACK, "its lengths contradict each other") \
+	V(not_unicast, STACK, "came in a broadcast or multicast frame") \
+	V(martian_source, STACK, "a source address that may not be forwarded") \
+	V(ttl_exceeded, STACK, "TTL or hop limit ran out here") \
+	V(mtu_exceeded, STACK, "larger than the MTU towards the downstream") \
+	V(no_route, STACK, "FIB: no route to the downstream") \
+	V(forwarding_off, STACK, "FIB: forwarding is disabled and the way out is unknown") \
+	V(fib_lwt, STACK, "FIB: the route encapsulates, which only the stack can do") \
+	V(fib_other, STACK, "FIB: an answer that the program does not know") \
+	V(no_downstream, DROPPED, "no live downstream") \
+	V(fib_blackhole, DROPPED, "FIB: blackhole route") \
+	V(fib_unreachable, DROPPED, "FIB: unreachable route") \
+	V(fib_prohibit, DROPPED, "FIB: prohibit route") \
+	V(rewrite_failed, DROPPED, "the packet could not be rewritten (out of memory)") \
 	V(redirect_failed, DROPPED, "the kernel refused the redirect")
 
 enum fate { FORWARDED, STACK, DROPPED };
