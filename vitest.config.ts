@@ -1,6 +1,6 @@
 import { defineConfig } from 'vitest/config';
 import { patient } from './lab/patience.ts';
-import { CountReporter } from './test/count.ts';
+import { CountReporter } from './test/count-reporter.ts';
 
 export default defineConfig({
   test: {

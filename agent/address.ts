@@ -3,6 +3,14 @@ import { isIPv4, isIPv6 } from 'node:net';
 
 export type Family = 4 | 6;
 
+/** By family: AF_INET and AF_INET6 of bits/socket.h, bytes of an address, bytes of an IP and a UDP header. */
+export const FAMILIES = { 4: { af: 2, bytes: 4, headers: 28 }, 6: { af: 10, bytes: 16, headers: 48 } } as const;
+
+/** The family of an AF_ number; undefined for neither of the two. */
+export function familyOf(af: number): Family | undefined {
+  return af === FAMILIES[4].af ? 4 : af === FAMILIES[6].af ? 6 : undefined;
+}
+
 /** `ip` is canonical (RFC 5952 for IPv6), so equal addresses are equal text. */
 export interface IpAddress {
   readonly family: Family;
@@ -59,4 +67,16 @@ export function ipText(bytes: Uint8Array): string {
 /** True for `0.0.0.0` and `::`. */
 export function isWildcard(address: SocketAddress): boolean {
   return address.ip === '0.0.0.0' || address.ip === '::';
+}
+
+/** The 4 or 16 bytes of an address. */
+export function encodeIp({ family, ip }: IpAddress): Uint8Array {
+  return ipBytes(family, ip).subarray(0, FAMILIES[family].bytes);
+}
+
+/** The address in the first 4 or 16 of `bytes`; fewer are a format error. */
+export function decodeIp(family: Family, bytes: Uint8Array): IpAddress {
+  const size = FAMILIES[family].bytes;
+  if (bytes.length < size) throw new Error(`IPv${family} address of ${bytes.length} bytes: want ${size}`);
+  return { family, ip: ipText(bytes.subarray(0, size)) };
 }

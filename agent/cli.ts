@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { type ParseArgsConfig, parseArgs } from 'node:util';
 import { ConfigError, loadConfig } from './config/load.ts';
 import { LOG_FORMATS, LOG_LEVELS } from './config/schema.ts';
-import { detachAll } from './datapath/tc/attachment.ts';
+import { detachAll } from './datapath/tc/clsact.ts';
 import type { LogFormat, LogLevel } from './log.ts';
 import { type AgentOptions, runAgent } from './main.ts';
 import { openHost } from './netlink/host.ts';

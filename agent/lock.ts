@@ -22,12 +22,7 @@ export interface Identity {
   readonly deviation?: string;
 }
 
-/** Another agent is here and did not go within 3 s. */
-export class AgentRunning extends Error {
-  override readonly name = 'AgentRunning';
-}
-
-/** Takes the lock, waiting for an agent that is just stopping, and answers with the identity; throws AgentRunning. */
+/** Takes the lock, waiting for an agent that is just stopping, and answers with the identity; throws where that did not go within 3 s. */
 export async function takeLock(identify: () => Identity): Promise<{ close(): void }> {
   for (let tries = 1; ; tries++) {
     const server = createServer((asking) => {
@@ -43,9 +38,7 @@ export async function takeLock(identify: () => Identity): Promise<{ close(): voi
     });
     if (taken) return { close: () => server.close() };
     if (tries === TRIES) {
-      throw new AgentRunning(
-        'another udp-fanout agent runs in this network namespace: stop it first (one a node is enough)',
-      );
+      throw new Error('another udp-fanout agent runs in this network namespace: stop it first (one a node is enough)');
     }
     await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
   }

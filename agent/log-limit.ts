@@ -82,14 +82,18 @@ export class LogLimiter {
     return true;
   }
 
+  /** Nobody has the subject any more: not even that its trouble is over is said. */
+  forget(subject: string): void {
+    const state = this.#all.get(subject);
+    state?.cancelSummary?.();
+    state?.cancelRepeat?.();
+    this.#all.delete(subject);
+  }
+
   /** Says nothing more. */
   close(): void {
     this.#closed = true;
-    for (const { cancelSummary, cancelRepeat } of this.#all.values()) {
-      cancelSummary?.();
-      cancelRepeat?.();
-    }
-    this.#all.clear();
+    for (const subject of this.#all.keys()) this.forget(subject);
   }
 
   #open(subject: string, last: Alert): AlertState {

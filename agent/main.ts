@@ -1,6 +1,7 @@
 /** The agent, put together: constructors in order, closed in reverse. */
 import { resolve } from 'node:path';
 import { formatAddress } from './address.ts';
+import { now } from './clock.ts';
 import { FollowedConfig } from './config/followed.ts';
 import { openDatapath } from './datapath/composite.ts';
 import { VERDICTS } from './datapath/tc/abi.ts';
@@ -10,6 +11,7 @@ import { openUserspaceDatapath } from './datapath/userspace/datapath.ts';
 import { REASONS } from './datapath/userspace/reasons.ts';
 import { openSource } from './discovery/source.ts';
 import { openHealth } from './health/open-health.ts';
+import { Lifetime } from './lifetime.ts';
 import { type Identity, takeLock } from './lock.ts';
 import { type Log, type LogFormat, type LogLevel, openLog } from './log.ts';
 import { collectStartGarbage, keepHeapSmall } from './memory.ts';
@@ -26,6 +28,15 @@ export interface AgentOptions {
   readonly logFormat?: LogFormat;
 }
 
+/** Why the agent ends. A kill is no end of this kind: nothing of ours runs then, and the host keeps all. */
+type End = 'stop' | 'error';
+
+/**
+ * What becomes of what is ours on the host. After a stop nobody would look after it. After an error that nobody caught,
+ * nobody knows what it is like: senders and operators had better see an agent that is gone than one that half is.
+ */
+const AT_END: Readonly<Record<End, 'remove' | 'release'>> = { stop: 'remove', error: 'remove' };
+
 /** Runs until SIGTERM or SIGINT; 0 after a clean stop, 1 where nothing can run. Throws ConfigError. */
 export async function runAgent(options: AgentOptions): Promise<number> {
   keepHeapSmall();
@@ -33,17 +44,20 @@ export async function runAgent(options: AgentOptions): Promise<number> {
   const { config } = followed;
   const log = openLog(options.logLevel ?? config.log.level, options.logFormat ?? config.log.format);
   const stopped = stopSignal();
-  const closing: (() => void | Promise<void>)[] = [];
+  const life = new Lifetime({ log, now });
+  let end: End = 'error';
   try {
-    if (!(await start(followed, options.objectPath, log, (close) => closing.unshift(close)))) return 1;
-    log.info('stopping', { signal: await stopped });
+    if (!(await start(followed, options.objectPath, log, life, () => AT_END[end]))) return 1;
+    const signal = await stopped;
+    end = 'stop';
+    log.info('stopping', { signal });
     return 0;
   } catch (error) {
     log.error((error as Error).message);
     log.debug((error as Error).stack ?? '');
     return 1;
   } finally {
-    for (const close of closing) await close();
+    await life.close();
   }
 }
 
@@ -52,56 +66,57 @@ async function start(
   followed: FollowedConfig,
   objectPath: string,
   log: Log,
-  onClose: (close: () => void | Promise<void>) => void,
-) {
+  life: Lifetime,
+  atEnd: () => 'remove' | 'release',
+): Promise<boolean> {
   const { config } = followed;
-  const { listeners } = config;
-  log.info('starting udp-fanout', { version: version(), listeners: listeners.length });
-  onClose((await takeLock(() => identityOf(followed))).close);
-  followed.watch(log);
-  onClose(() => followed.close());
+  log.info('starting udp-fanout', { version: version(), listeners: config.listeners.length });
+  life.onClose('lock', (await takeLock(() => identityOf(followed))).close);
+  followed.watch(log, life.part('config').ticker);
+  life.onClose('config', () => followed.close());
 
   const host = openHost();
-  onClose(() => host.close());
-  const source = await openSource({ listeners, log });
-  onClose(() => source.close());
-  const health = await openHealth({ config: config.health, log });
-  onClose(() => health.close());
+  life.onClose('host', () => host.close());
+  const source = openSource({ log, ...life.part('discovery') });
+  life.onClose('discovery', () => source.close());
+  const health = await openHealth({ config: config.health, log, ...life.part('health') });
+  life.onClose('health', () => health.close());
   const filters = (ifindex: number) => host.filters(ifindex);
   const datapath = openDatapath({
     log,
-    listeners,
-    openKernel: () =>
-      openTcDatapath({ log, objectPath, listeners, filters, egressLookup: (links) => egressLookup(host, links) }),
-    openUserspace: (isSafetyNet) => openUserspaceDatapath({ log, listeners, isSafetyNet }),
+    openKernel: () => openTcDatapath({ log, objectPath, filters, egressLookup: (links) => egressLookup(host, links) }),
+    openUserspace: (isSafetyNet) => openUserspaceDatapath({ log, isSafetyNet }),
   });
-  onClose(() => datapath.close());
-  const reconciler = new Reconciler({ log, listeners, source, health, host, datapath });
-  onClose(() => reconciler.close());
+  life.onClose('datapath', () => datapath[atEnd()]());
+  const { timer, guard } = life.part('reconciler');
+  const reconciler = new Reconciler({ log, source, health, host, datapath, timer });
+  life.onClose('reconciler', () => reconciler.close());
+  const trigger = guard(() => reconciler.trigger());
 
   const counters = () => datapath.counters();
   const unready = () => reconciler.unready();
   const remarks = () => [...followed.remarks(), ...datapath.remarks(), ...health.remarks()];
   const discovery = () => source.status();
+  const internalErrors = () => life.errors;
   if (config.metrics.enabled) {
     // Loaded only where the config asks for it: it is a quarter of the agent's memory.
     const [{ openMetrics }, { openServer }] = await Promise.all([
       import('./observe/metrics.ts'),
       import('./observe/server.ts'),
     ]);
-    const registry = openMetrics({ version: version(), listeners, counters, unready, discovery, health });
+    const registry = openMetrics({ version: version(), counters, unready, internalErrors, discovery, health });
     const server = await openServer({ ...config.metrics, registry, unready, remarks });
-    onClose(() => server.close());
+    life.onClose('metrics', () => server.close());
     log.info('serving metrics', { bind: formatAddress(config.metrics.bind), path: config.metrics.path });
   }
-  const network = watchNetwork({ onChange: () => reconciler.trigger() });
-  onClose(() => network.close());
-  reconciler.trigger();
+  const network = watchNetwork({ onChange: trigger }, life.part('netlink'));
+  life.onClose('netlink', () => network.close());
+  reconciler.want(config.listeners);
   if (reconciler.running().length === 0) return false;
-  source.start(() => reconciler.trigger());
-  health.start(() => reconciler.trigger());
-  const losses = watchLosses({ log, counters, meaning });
-  onClose(() => losses.close());
+  await source.start(trigger);
+  health.start(trigger);
+  const losses = watchLosses({ log, counters, meaning, ...life.part('losses') });
+  life.onClose('losses', () => losses.close());
   collectStartGarbage();
   return true;
 }
@@ -125,8 +140,11 @@ function meaning(reason: string): string {
 
 /** The signal that asks us to stop; rejected by an error that nobody caught, so that even then all is detached. */
 function stopSignal(): Promise<string> {
-  return new Promise((resolve, reject) => {
-    for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => resolve(signal));
-    process.once('uncaughtException', reject);
-  });
+  const { promise, resolve, reject } = Promise.withResolvers<string>();
+  // It may come before anybody waits for it.
+  promise.catch(() => {});
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => resolve(signal));
+  // The first one ends the agent; what else comes up meanwhile must not keep it from closing all.
+  process.on('uncaughtException', reject);
+  return promise;
 }

@@ -67,6 +67,12 @@ export interface Endpoint {
   readonly unready?: true;
 }
 
+/** A listener's endpoints. No other set has its version: what has the same is the same. */
+export interface EndpointSet {
+  readonly version: number;
+  readonly list: readonly Endpoint[];
+}
+
 /** An endpoint chosen to receive datagrams now. */
 export interface Downstream {
   readonly address: SocketAddress;
@@ -75,6 +81,8 @@ export interface Downstream {
 
 /** The sequence of downstreams that a datapath walks for one listener and family; immutable, swapped whole. */
 export interface SlotTable {
+  /** No other table has it: what has the same version is the same. */
+  readonly version: number;
   readonly family: Family;
   readonly slots: readonly Downstream[];
 }

@@ -2,23 +2,22 @@
  * One loop from what is wanted to what is there. Events only trigger it; it coalesces them, builds a blueprint from the
  * config, the endpoints and the host, hands it to the datapath, and tries again what could not be done.
  */
+import { BoundedFrequencyRunner } from './bounded-frequency.ts';
 import { now as clockNow, setTimer, type Timer } from './clock.ts';
 import type { Blueprint, Datapath, ListenerBlueprint, Problem } from './datapath/datapath.ts';
 import type { EndpointSource } from './discovery/endpoint-source.ts';
 import type { Health } from './health/health.ts';
 import type { Log } from './log.ts';
 import { LogLimiter } from './log-limit.ts';
-import { type Downstream, type Endpoint, familiesOf, type Listener } from './model.ts';
+import { type Downstream, type EndpointSet, familiesOf, type Listener } from './model.ts';
 import type { Host } from './netlink/host.ts';
 import { placeListener } from './placement.ts';
 import { buildTable } from './table.ts';
 
 export interface ReconcilerDependencies {
   readonly log: Log;
-  readonly listeners: readonly Listener[];
-  readonly source: EndpointSource;
-  /** Which endpoints may receive; all that are ready without it. */
-  readonly health?: Pick<Health, 'select'>;
+  readonly source: Pick<EndpointSource, 'want' | 'endpoints'>;
+  readonly health: Pick<Health, 'keep' | 'select'>;
   readonly host: Pick<Host, 'links' | 'addresses'>;
   readonly datapath: Datapath;
   readonly timer?: Timer;
@@ -26,48 +25,45 @@ export interface ReconcilerDependencies {
   readonly now?: () => number;
 }
 
-/** At most 20 passes a second however many events there are; the first of a quiet time is at once. */
-const SPACING_MS = 50;
+/** At most 20 passes a second; one in 30 s though nothing happens, since no notice of the kernel's is promised to come. */
+const FREQUENCY = { leastMs: 50, retryMs: { first: 1000, most: 30_000 }, resyncMs: 30_000 };
 const NOTHING: Built = { tables: [] };
-const RETRY_MS = { first: 1000, most: 30_000 };
 
 export class Reconciler {
   readonly #deps: ReconcilerDependencies;
-  readonly #timer: Timer;
   readonly #alerts: LogLimiter;
-  readonly #built = new Map<number, { readonly downstreams: readonly Downstream[]; readonly built: Built }>();
+  readonly #runner: BoundedFrequencyRunner;
+  /** By listener's name: what was built last, and of which downstreams. */
+  readonly #built = new Map<string, Built & { readonly from: string }>();
+  #listeners: readonly Listener[] = [];
   #problems: ReadonlyMap<string, Problem> = new Map();
   #waiting: readonly Listener[] = [];
-  #cancelPass: (() => void) | undefined;
-  #cancelRetry: (() => void) | undefined;
-  #resting = false;
-  #again = false;
-  #retryMs = RETRY_MS.first;
-  #closed = false;
 
   constructor(dependencies: ReconcilerDependencies) {
-    this.#deps = dependencies;
     const { log, timer = setTimer, now = clockNow } = dependencies;
-    this.#timer = timer;
+    this.#deps = dependencies;
     this.#alerts = new LogLimiter({ log, timer, now });
-    this.#waiting = dependencies.listeners;
+    this.#runner = new BoundedFrequencyRunner(() => this.#pass(), timer, FREQUENCY);
+  }
+
+  /** From now on these listeners are wanted and no other ones; they are known by their names. */
+  want(listeners: readonly Listener[]): void {
+    const { source, health } = this.#deps;
+    const before = new Set(this.#listeners.map(({ name }) => name));
+    const names = new Set(listeners.map(({ name }) => name));
+    const waited = new Set(this.#waiting.map(({ name }) => name));
+    this.#waiting = listeners.filter(({ name }) => waited.has(name) || !before.has(name));
+    for (const name of this.#built.keys()) if (!names.has(name)) this.#built.delete(name);
+    this.#listeners = listeners;
+    source.want(listeners);
+    health.keep(listeners);
+    this.#forgetProblems();
+    this.trigger();
   }
 
   /** Something may have changed. */
   trigger(): void {
-    if (this.#closed) return;
-    if (this.#resting) {
-      this.#again = true;
-      return;
-    }
-    this.#pass();
-    this.#resting = true;
-    this.#cancelPass = this.#timer(SPACING_MS, () => {
-      this.#resting = false;
-      if (!this.#again) return;
-      this.#again = false;
-      this.trigger();
-    });
+    this.#runner.run();
   }
 
   /** What keeps the agent from being ready, in the operator's words: `endpoints(syslog)`, `attachment(eth0)`. */
@@ -78,7 +74,7 @@ export class Reconciler {
   /** The listeners that receive, or will as soon as their endpoints are known. */
   running(): readonly Listener[] {
     const has = (subject: string) => this.#problems.has(subject);
-    return this.#deps.listeners.filter(
+    return this.#listeners.filter(
       ({ name, mode, interfaces }) =>
         !has('host') &&
         !has(`listener(${name})`) &&
@@ -88,13 +84,12 @@ export class Reconciler {
   }
 
   close(): void {
-    this.#closed = true;
-    this.#cancelPass?.();
-    this.#cancelRetry?.();
+    this.#runner.close();
     this.#alerts.close();
   }
 
-  #pass(): void {
+  /** True if all is as it is wanted. A machine that does not fit now may fit later: an interface appears, memory is freed. */
+  #pass(): boolean {
     const problems = new Map<string, Problem>();
     for (const problem of this.#apply()) problems.set(problem.subject, problem);
     for (const { subject, message } of problems.values()) this.#alerts.raise(subject, { message, level: 'error' });
@@ -102,7 +97,7 @@ export class Reconciler {
       if (!problems.has(subject)) this.#alerts.resolve(subject, { message: 'recovered', fields: { subject } });
     }
     this.#problems = problems;
-    this.#retry(problems.size > 0);
+    return problems.size === 0;
   }
 
   #apply(): readonly Problem[] {
@@ -116,54 +111,48 @@ export class Reconciler {
   }
 
   #blueprint(): { blueprint: Blueprint; problems: readonly Problem[] } {
-    const { host, listeners, source } = this.#deps;
+    const { host, source } = this.#deps;
     const links = host.links();
     const problems: Problem[] = [];
     const planned: ListenerBlueprint[] = [];
     const waiting: Listener[] = [];
-    for (const listener of listeners) {
+    for (const listener of this.#listeners) {
       const place = placeListener(listener, links);
       const endpoints = source.endpoints(listener);
       if (!endpoints) waiting.push(listener);
       const { tables, problem } = endpoints ? this.#tables(listener, endpoints) : NOTHING;
       // A listener that would take an overlay's traffic must not even have a socket.
       const refused = place.problems.some(({ subject }) => subject === `listener(${listener.name})`);
-      if (!refused) planned.push({ listener, interfaces: place.interfaces, tables });
-      problems.push(...place.problems, ...(problem ? [problem] : []));
+      if (refused) problems.push(...place.problems);
+      else planned.push({ listener, interfaces: place.interfaces, absent: place.problems, tables });
+      if (problem) problems.push(problem);
     }
     this.#waiting = waiting;
     return { blueprint: { addresses: host.addresses(), listeners: planned }, problems };
   }
 
-  /** Built once for each list of downstreams, so that a pass over many listeners costs only those that changed. */
-  #tables(listener: Listener, endpoints: readonly Endpoint[]): Built {
-    const downstreams = this.#choose(listener, endpoints);
-    const known = this.#built.get(listener.id);
-    if (known?.downstreams === downstreams) return known.built;
-    const built = buildTables(listener, downstreams);
-    this.#built.set(listener.id, { downstreams, built });
+  /** Built once for each version, so that a pass over many listeners costs only those that changed. */
+  #tables(listener: Listener, endpoints: EndpointSet): Built {
+    const { version, downstreams } = this.#deps.health.select(listener, endpoints);
+    const from = `${version} ${familiesOf(listener)}`;
+    const known = this.#built.get(listener.name);
+    if (known?.from === from) return known;
+    const built = { ...buildTables(listener, downstreams), from };
+    this.#built.set(listener.name, built);
     return built;
   }
 
-  /** What no table of the listener takes is not probed either. */
-  #choose(listener: Listener, endpoints: readonly Endpoint[]): readonly Downstream[] {
-    const { health } = this.#deps;
-    const takes = ({ address }: Endpoint) => familiesOf(listener).includes(address.family);
-    // The same list again is no news to health, so it is left as it is where all of it is taken.
-    const taken = endpoints.every(takes) ? endpoints : endpoints.filter(takes);
-    return health ? health.select(listener, taken).downstreams : taken.filter(({ unready }) => !unready);
-  }
-
-  /** A machine that does not fit now may fit later: an interface appears, memory is freed. */
-  #retry(wanted: boolean): void {
-    this.#cancelRetry?.();
-    this.#cancelRetry = undefined;
-    if (!wanted) {
-      this.#retryMs = RETRY_MS.first;
-      return;
-    }
-    this.#cancelRetry = this.#timer(this.#retryMs, () => this.trigger());
-    this.#retryMs = Math.min(this.#retryMs * 2, RETRY_MS.most);
+  /** What only concerns listeners that are gone has not recovered: nobody asks for it any more. */
+  #forgetProblems(): void {
+    const subjects = this.#listeners.flatMap(({ name, interfaces }) => [
+      `listener(${name})`,
+      `endpoints(${name})`,
+      ...interfaces.map((link) => `attachment(${link})`),
+    ]);
+    const known = new Set(['host', ...subjects]);
+    const gone = [...this.#problems.keys()].filter((subject) => !known.has(subject));
+    for (const subject of gone) this.#alerts.forget(subject);
+    this.#problems = new Map([...this.#problems].filter(([subject]) => known.has(subject)));
   }
 }
 

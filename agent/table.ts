@@ -1,6 +1,9 @@
-/** From downstreams to slot tables: pure, and all that weights cost is paid here, never per datagram. */
+/** From downstreams to slot tables: pure but for the versions that they are known by, and all that weights cost is paid here, never per datagram. */
 import type { Family } from './address.ts';
 import { type Downstream, LIMITS, type SlotTable } from './model.ts';
+
+/** Of the last table that was built. */
+let version = 0;
 
 /**
  * The slot table of one family: each downstream in as many slots as its weight over the greatest common divisor of all
@@ -17,14 +20,14 @@ export function buildTable(family: Family, downstreams: readonly Downstream[]): 
   if (total > LIMITS.slotsPerTable) {
     throw new RangeError(`the weights make ${total} slots, at most ${LIMITS.slotsPerTable} are possible`);
   }
-  if (total === ours.length) return { family, slots: ours };
+  if (total === ours.length) return { family, slots: ours, version: ++version };
 
   const placed = ours.flatMap((downstream, order) => {
     const count = downstream.weight / divisor;
     return Array.from({ length: count }, (_, k) => ({ downstream, order, at: (k + 0.5) / count }));
   });
   placed.sort((a, b) => a.at - b.at || a.order - b.order);
-  return { family, slots: placed.map(({ downstream }) => downstream) };
+  return { family, slots: placed.map(({ downstream }) => downstream), version: ++version };
 }
 
 function gcd(a: number, b: number): number {

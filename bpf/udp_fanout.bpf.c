@@ -53,9 +53,9 @@ struct {
 	__array(values, struct slot_table);
 } TABLES SEC(".maps");
 
-/* The agent sizes it to its listeners before the load, so that a dump shows no empty rows. */
+/* A hash, so that a dump shows no empty rows; preallocated, since the kernel finds no per-CPU memory in a hurry. */
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
 	__uint(max_entries, MAX_LISTENERS);
 	__type(key, __u32);
 	__type(value, struct stats);
@@ -116,8 +116,15 @@ static __always_inline struct bind *find_bind(struct __sk_buff *skb, struct pack
 	return bpf_map_lookup_elem(&BINDS, &key);
 }
 
-/* The next slot on this CPU's walk through the table and its counter; NULL if the table has none. */
-static __always_inline struct slot *next_slot(struct bind *bind, struct stats *stats, __u64 **counter)
+/* A step of the walk through a table. */
+struct step {
+	__u64 *counter;
+	__u32 at;
+	__u32 generation;
+};
+
+/* The next slot on this CPU's walk through the table, and what belongs to it; NULL if the table has none. */
+static __always_inline struct slot *next_slot(struct bind *bind, struct stats *stats, struct step *step)
 {
 	__u32 *cursor = &stats->next_slot[bind->table & 1];
 	void *table = bpf_map_lookup_elem(&TABLES, &bind->table);
@@ -130,14 +137,16 @@ static __always_inline struct slot *next_slot(struct bind *bind, struct stats *s
 	if (!cell || !cell->head.slots)
 		return NULL;
 	slots = cell->head.slots;
+	step->generation = cell->head.generation;
 	row = cell->head.counters + bpf_get_smp_processor_id() * cell->head.counters_a_cpu;
 
 	/* The table may have become shorter since. */
 	at = *cursor < slots ? *cursor : *cursor % slots;
 	*cursor = at + 1;
+	step->at = at;
 	row += at / COUNTERS_A_CELL;
 	cell = bpf_map_lookup_elem(table, &row);
-	*counter = cell ? &cell->counters[at % COUNTERS_A_CELL] : NULL;
+	step->counter = cell ? &cell->counters[at % COUNTERS_A_CELL] : NULL;
 	at++;
 	cell = bpf_map_lookup_elem(table, &at);
 	return cell ? &cell->slot : NULL;
@@ -203,44 +212,91 @@ static __always_inline struct fragment *known_fragment(struct fragment_key *key)
 }
 
 /* Notes where the rest of the datagram has to go; false if it must be the stack because a later part is there already. */
-static __always_inline bool remember(struct __sk_buff *skb, struct packet *pkt, struct bind *bind, struct slot *slot)
+static __always_inline bool remember(struct __sk_buff *skb, struct packet *pkt, struct bind *bind, struct slot *slot,
+				     struct step *step)
 {
 	struct fragment_key key = fragment_key(skb, pkt);
 	struct fragment *known = known_fragment(&key);
-	struct fragment first = { .slot = *slot, .seen_ns = bpf_ktime_get_ns(), .listener = bind->listener };
+	struct fragment first = {
+		.slot = *slot,
+		.seen_ns = bpf_ktime_get_ns(),
+		.table = bind->table,
+		.at = step->at,
+		.generation = step->generation,
+	};
 
-	if (known && known->to_stack)
+	if (known && known->way == FRAGMENT_TO_STACK)
 		return false;
 	return !bpf_map_update_elem(&FRAGMENTS, &key, &first, BPF_ANY);
 }
 
 /*
- * A later fragment follows the first. It is no datagram of its own, so it adds bytes and no packets. One that comes
- * before the first sends all of its datagram to the stack, which can put it together.
+ * The way of a later fragment: that of the first as long as its downstream is in the listener's table, which may have
+ * been replaced in between. Nothing goes to a downstream that is gone, not even the rest of what it has in part.
+ */
+static __always_inline enum fragment_way later_way(struct fragment *first)
+{
+	__u32 at = 0, bit = first->at % KEPT_A_CELL;
+	union cell *cell;
+	void *table;
+
+	if (first->way == FRAGMENT_TO_STACK)
+		return FRAGMENT_TO_STACK;
+	table = bpf_map_lookup_elem(&TABLES, &first->table);
+	if (!table)
+		return FRAGMENT_TO_STACK;
+	cell = bpf_map_lookup_elem(table, &at);
+	/* The listener is gone, and its place perhaps another's. */
+	if (!cell || first->generation < cell->head.since)
+		return FRAGMENT_TO_STACK;
+	if (first->generation == cell->head.generation)
+		return FRAGMENT_FOLLOWS;
+	if (first->generation != cell->head.previous)
+		return FRAGMENT_LOST;
+	at = cell->head.kept + first->at / KEPT_A_CELL;
+	cell = bpf_map_lookup_elem(table, &at);
+	return cell && cell->kept[bit / 32] >> bit % 32 & 1 ? FRAGMENT_FOLLOWS : FRAGMENT_LOST;
+}
+
+/*
+ * A later fragment follows the first. It is no datagram of its own, so it adds bytes and no packets, but for the first
+ * that finds the downstream gone: what is lost is counted. One that comes before the first sends all of its datagram to
+ * the stack, which can put it together.
  */
 static __always_inline int follow(struct __sk_buff *skb, struct packet *pkt)
 {
 	struct fragment_key key = fragment_key(skb, pkt);
 	struct fragment *first = known_fragment(&key);
+	enum fragment_way way;
 	enum verdict verdict;
 	struct stats *stats;
+	__u32 listener;
 
 	if (pkt->fault)
 		return TC_ACT_UNSPEC;
 	if (!first) {
-		struct fragment early = { .seen_ns = bpf_ktime_get_ns(), .to_stack = 1 };
+		struct fragment early = { .seen_ns = bpf_ktime_get_ns(), .way = FRAGMENT_TO_STACK };
 
-		if (address_flags(pkt))
+		if (address_flags(pkt) & (ADDRESS_LOCAL | ADDRESS_BOUND))
 			bpf_map_update_elem(&FRAGMENTS, &key, &early, BPF_ANY);
 		return TC_ACT_UNSPEC;
 	}
-	if (first->to_stack)
+	way = later_way(first);
+	if (way == FRAGMENT_TO_STACK)
 		return TC_ACT_UNSPEC;
-	stats = bpf_map_lookup_elem(&STATS, &first->listener);
+	listener = first->table / 2;
+	stats = bpf_map_lookup_elem(&STATS, &listener);
 	if (!stats)
 		return TC_ACT_UNSPEC;
-	verdict = forward(skb, pkt, &first->slot);
 	stats->bytes_received += pkt->payload;
+	if (way == FRAGMENT_LOST) {
+		if (first->way == FRAGMENT_LOST)
+			return TC_ACT_SHOT;
+		first->way = FRAGMENT_LOST;
+		stats->pkts_received += pkt->segments;
+		return count(stats, pkt, VERDICT_downstream_gone);
+	}
+	verdict = forward(skb, pkt, &first->slot);
 	if (fate(verdict) == FORWARDED)
 		stats->bytes_forwarded += pkt->payload;
 	return action(verdict);
@@ -254,7 +310,7 @@ int udp_fanout(struct __sk_buff *skb)
 	struct stats *stats;
 	struct slot *slot;
 	struct bind *bind;
-	__u64 *counter;
+	struct step step;
 
 	if (!parse(skb, &pkt))
 		return TC_ACT_UNSPEC;
@@ -271,16 +327,16 @@ int udp_fanout(struct __sk_buff *skb)
 
 	if (pkt.fault)
 		return count(stats, &pkt, pkt.fault);
-	slot = next_slot(bind, stats, &counter);
+	slot = next_slot(bind, stats, &step);
 	if (!slot)
 		return count(stats, &pkt, VERDICT_no_downstream);
-	if (pkt.part == FIRST && !remember(skb, &pkt, bind, slot))
+	if (pkt.part == FIRST && !remember(skb, &pkt, bind, slot, &step))
 		return count(stats, &pkt, VERDICT_fragment);
 	verdict = forward(skb, &pkt, slot);
 	/* Else the compiler joins both questions in one number, from which Linux 5.15 cannot tell that there is a counter. */
-	barrier_var(counter);
-	if (counter && fate(verdict) == FORWARDED)
-		*counter += pkt.segments;
+	barrier_var(step.counter);
+	if (step.counter && fate(verdict) == FORWARDED)
+		*step.counter += pkt.segments;
 	return count(stats, &pkt, verdict);
 }
 

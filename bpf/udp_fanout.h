@@ -10,11 +10,11 @@
 #include <linux/types.h>
 
 /* Raised with every change of a key, a value or a meaning in this file; the agent refuses an object of another one. */
-#define UDP_FANOUT_ABI 1
+#define UDP_FANOUT_ABI 2
 
 #define MAX_LISTENERS 256
 #define MAX_SLOTS 65536
-/* One table a listener and family: 2 * listener, and 1 more for IPv6. */
+/* One table a listener and family: 2 * listener (its key in STATS), and 1 more for IPv6. */
 #define MAX_TABLES (2 * MAX_LISTENERS)
 /* Listener and interface pairs. */
 #define MAX_BINDS 8192
@@ -51,7 +51,7 @@ struct bind_key {
 };
 
 struct bind {
-	__u32 listener; /* index of STATS */
+	__u32 listener; /* key of STATS */
 	__u32 table;    /* index of TABLES */
 };
 
@@ -81,20 +81,26 @@ struct table_head {
 	__u32 slots;          /* 0: no downstream */
 	__u32 counters;       /* index of the first counter cell */
 	__u32 counters_a_cpu; /* cells in one CPU's row */
-	__u32 pad[5];
+	__u32 generation;     /* no two tables have the same; ascending */
+	__u32 since;          /* generation of the listener's first table: what is older is of another listener */
+	__u32 previous;       /* generation of the table that this one replaced; 0: none */
+	__u32 kept;           /* index of the first cell of bits, one a slot of the previous table */
+	__u32 pad;
 };
 
 #define COUNTERS_A_CELL 4
+#define KEPT_A_CELL 256
 
 /*
- * A slot table is an array of cells: the head, the slots, then per CPU a row of counters, one a slot. One map
- * holds all three, so that replacing it replaces table and counters in one step and neither is ever read beside
- * a stranger.
+ * A slot table is an array of cells: the head, the slots, a bit for each slot of the table before (1: its downstream is
+ * in this one too), then per CPU id a row of counters, one a slot. One map holds all of it, so that replacing it
+ * replaces table and counters in one step and neither is ever read beside a stranger.
  */
 union cell {
 	struct table_head head;
 	struct slot slot;
 	__u64 counters[COUNTERS_A_CELL];
+	__u32 kept[KEPT_A_CELL / 32];
 };
 
 /* Map FRAGMENTS: what was decided for the first fragment of a datagram (RFC 791, RFC 8200). */
@@ -106,11 +112,19 @@ struct fragment_key {
 	__u32 family;
 };
 
+enum fragment_way {
+	FRAGMENT_FOLLOWS = 0,
+	FRAGMENT_TO_STACK = 1, /* a later fragment came first, the whole datagram is the stack's */
+	FRAGMENT_LOST = 2,     /* the downstream was removed meanwhile, and that is counted */
+};
+
 struct fragment {
 	struct slot slot;
 	__u64 seen_ns; /* CLOCK_MONOTONIC */
-	__u32 listener;
-	__u32 to_stack; /* 1: a later fragment came first, the whole datagram is the stack's */
+	__u32 table;   /* index of TABLES */
+	__u32 at;      /* the slot's place in the table */
+	__u32 generation;
+	__u32 way; /* enum fragment_way */
 };
 
 /*
@@ -132,6 +146,7 @@ struct fragment {
 	V(fib_lwt, STACK, "FIB: the route encapsulates, which only the stack can do") \
 	V(fib_other, STACK, "FIB: an answer that the program does not know") \
 	V(no_downstream, DROPPED, "no live downstream") \
+	V(downstream_gone, DROPPED, "the rest of a fragmented datagram whose downstream was removed") \
 	V(fib_blackhole, DROPPED, "FIB: blackhole route") \
 	V(fib_unreachable, DROPPED, "FIB: unreachable route") \
 	V(fib_prohibit, DROPPED, "FIB: prohibit route") \
@@ -148,8 +163,8 @@ enum verdict {
 };
 
 /*
- * Map STATS: one entry a listener, per CPU. All counters count datagrams (a GRO packet holds several); bytes are
- * UDP payload. received = forwarded + to_stack + dropped.
+ * Map STATS: one entry a listener, per CPU, as long as there is that listener. All counters count datagrams (a GRO
+ * packet holds several); bytes are UDP payload. received = forwarded + to_stack + dropped.
  */
 struct stats {
 	__u64 pkts_received;
@@ -172,7 +187,7 @@ _Static_assert(sizeof(struct slot) == 32, "slot fills a cell");
 _Static_assert(sizeof(struct table_head) == 32, "table_head fills a cell");
 _Static_assert(sizeof(union cell) == 32, "two cells a cache line");
 _Static_assert(sizeof(struct fragment_key) == 44, "fragment_key has no hole");
-_Static_assert(sizeof(struct fragment) == 48, "fragment has no hole");
+_Static_assert(sizeof(struct fragment) == 56, "fragment has no hole");
 _Static_assert(sizeof(struct stats) == 8 * (6 + VERDICT_COUNT + 1), "stats is u64s and the two cursors");
 
 #endif

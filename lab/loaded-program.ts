@@ -1,6 +1,6 @@
 /** A program that is loaded already, and its maps, found by id as bpftool(8) finds them. */
 import koffi from 'koffi';
-import { BpfMap } from '../agent/datapath/tc/map.ts';
+import { BpfMap } from '../agent/datapath/tc/bpf.ts';
 import { check } from '../agent/ffi/errno.ts';
 
 /** Offsets in struct bpf_prog_info and struct bpf_map_info of linux/bpf.h. */
@@ -12,6 +12,7 @@ const library = koffi.load('libbpf.so.1');
 const calls = {
   program: library.func('int bpf_prog_get_fd_by_id(uint32_t id)'),
   map: library.func('int bpf_map_get_fd_by_id(uint32_t id)'),
+  nextKey: library.func('int bpf_map_get_next_key(int fd, const void *key, _Out_ void *next)'),
   info: library.func('int bpf_obj_get_info_by_fd(int fd, void *info, _Inout_ uint32_t *length)'),
 };
 
@@ -38,7 +39,19 @@ export function mapById(id: number): BpfMap {
   const info = Buffer.alloc(MAP_INFO.size);
   read(fd, info);
   const name = info.toString('latin1', MAP_INFO.name, MAP_INFO.name + NAME).replace(/\0.*/s, '');
-  return new BpfMap(name, fd, info.readUInt32LE(MAP_INFO.key_size), info.readUInt32LE(MAP_INFO.value_size));
+  const [keySize, valueSize] = [info.readUInt32LE(MAP_INFO.key_size), info.readUInt32LE(MAP_INFO.value_size)];
+  return new BpfMap({ name, fd, keySize, valueSize });
+}
+
+/** The keys that a map has, in no order. */
+export function keysOf({ fd, keySize }: BpfMap): Uint8Array[] {
+  const keys: Uint8Array[] = [];
+  for (let last: Uint8Array | null = null; ; ) {
+    const key = new Uint8Array(keySize);
+    if (calls.nextKey(fd, last, key) !== 0) return keys;
+    keys.push(key);
+    last = key;
+  }
 }
 
 function read(fd: number, info: Buffer): void {

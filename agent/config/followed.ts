@@ -1,18 +1,11 @@
 /** The config file that an agent runs by, and whether it still says what the agent does. */
 import { createHash } from 'node:crypto';
 import { statSync } from 'node:fs';
+import { setTicker, type Ticker } from '../clock.ts';
 import type { Log } from '../log.ts';
 import { type Config, loadConfig, type Surroundings } from './load.ts';
 
 const LOOK_MS = 10_000;
-
-/** Runs `task` every so many milliseconds until the function returned is called. */
-export type Ticker = (milliseconds: number, task: () => void) => () => void;
-
-const everySo: Ticker = (milliseconds, task) => {
-  const timer = setInterval(task, milliseconds);
-  return () => clearInterval(timer);
-};
 
 /** Equal for configs that mean the same, whatever their files look like. */
 export function digestOf(config: Config): string {
@@ -41,7 +34,7 @@ export class FollowedConfig {
   }
 
   /** Looks at the file every ten seconds, and says so once when it is edited. */
-  watch(log: Log, ticker: Ticker = everySo): void {
+  watch(log: Log, ticker: Ticker = setTicker): void {
     this.#log = log;
     this.#stop = ticker(LOOK_MS, () => this.deviation());
   }

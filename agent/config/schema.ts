@@ -71,7 +71,9 @@ const settings = section({
     .describe('Datagrams that the userspace datapath takes with one system call, 1 to 1024. Default: 64.'),
   workers: wholeNumber(0, 256)
     .default(0)
-    .describe('Worker threads of the userspace datapath, 0 to 256. Default: 0, one for each CPU.'),
+    .describe(
+      'Worker threads of the userspace datapath, 0 to 256. Default: 0, one for each CPU within the limits of CPU and memory.',
+    ),
   pin_cpus: trueOrFalse().default(true).describe('Pin each worker thread to a CPU. Default: true.'),
   recv_buf_size: wholeNumber(0, 2 ** 31 - 1)
     .default(0)

@@ -1,7 +1,7 @@
 /**
  * Which datapath serves which listener, as one datapath. `tc_ebpf`: the kernel path, with the safety net under it.
- * `userspace`: worker threads. `auto`: the kernel path where it attaches when the listener is first seen, else worker
- * threads, which stay, also as the safety net should the program attach later after all.
+ * `userspace`: worker threads. `auto`: the kernel path where it attaches when the listener's endpoints are first known,
+ * else worker threads, which stay, also as the safety net should the program attach later after all.
  */
 import type { Log } from '../log.ts';
 import type { Listener } from '../model.ts';
@@ -9,8 +9,7 @@ import type { Blueprint, Datapath, ListenerBlueprint, ListenerCounters, Problem 
 
 export interface CompositeDependencies {
   readonly log: Log;
-  readonly listeners: readonly Listener[];
-  /** Throws where this machine has no kernel path; the message says why. */
+  /** Throws where this machine has no kernel path; the message says why. Called when the first listener wants it. */
   readonly openKernel: () => Datapath;
   /** `isSafetyNet` is asked when a listener is first served. */
   readonly openUserspace: (isSafetyNet: (listener: Listener) => boolean) => Datapath;
@@ -21,105 +20,120 @@ export interface RemarkingDatapath extends Datapath {
   remarks(): readonly string[];
 }
 
-/** Opens what the listeners' modes ask for. Throws what `openKernel` throws if no listener can do without it. */
+/** Opens what the listeners' modes ask for, as soon as there is one that does. */
 export function openDatapath(dependencies: CompositeDependencies): RemarkingDatapath {
-  const { listeners, openKernel } = dependencies;
-  if (listeners.every(({ mode }) => mode === 'userspace'))
-    return new CompositeDatapath(dependencies, undefined, undefined);
-  try {
-    return new CompositeDatapath(dependencies, openKernel(), undefined);
-  } catch (error) {
-    if (listeners.every(({ mode }) => mode === 'tc_ebpf')) throw error;
-    return new CompositeDatapath(dependencies, undefined, (error as Error).message);
-  }
+  return new CompositeDatapath(dependencies);
 }
 
 class CompositeDatapath implements RemarkingDatapath {
-  readonly mode;
   readonly #log: Log;
-  readonly #kernel: Datapath | undefined;
-  /** Why there is no kernel path though a listener asks for it. */
-  readonly #obstacle: string | undefined;
+  readonly #openKernel: () => Datapath;
   readonly #userspace: Datapath;
+  #kernel: Datapath | undefined;
+  /** Why there is no kernel path though a listener asks for it; as long as one does, it is not tried again. */
+  #obstacle: string | undefined;
   /** Of mode auto, by what serves them; decided once, so that no listener goes to and fro. With the reason. */
-  readonly #fallen = new Map<number, { readonly name: string; readonly cause: string }>();
-  readonly #attached = new Set<number>();
+  readonly #fallen = new Map<string, string>();
+  readonly #attached = new Set<string>();
 
-  constructor(
-    { log, openUserspace }: CompositeDependencies,
-    kernel: Datapath | undefined,
-    obstacle: string | undefined,
-  ) {
-    this.mode = kernel ? kernel.mode : 'userspace';
+  constructor({ log, openKernel, openUserspace }: CompositeDependencies) {
     this.#log = log;
-    this.#kernel = kernel;
-    this.#obstacle = obstacle;
+    this.#openKernel = openKernel;
     this.#userspace = openUserspace((listener) => this.#isKernels(listener));
+  }
+
+  get mode() {
+    return this.#kernel?.mode ?? 'userspace';
   }
 
   apply(blueprint: Blueprint): readonly Problem[] {
     const kernels = blueprint.listeners.filter(({ listener }) => listener.mode !== 'userspace');
-    const found = this.#kernel?.apply({ ...blueprint, listeners: kernels }) ?? [];
+    this.#forget(new Set(kernels.flatMap(({ listener: { name, mode } }) => (mode === 'auto' ? [name] : []))));
+    if (kernels.length > 0) this.#open();
+    else this.#obstacle = undefined;
+    const found = this.#kernel?.apply({ ...blueprint, listeners: kernels }) ?? kernels.flatMap((one) => one.absent);
     for (const one of kernels) this.#decide(one, found);
-    const problems = [...found.filter((problem) => !this.#isMooted(problem, kernels)), ...this.#impossible(kernels)];
+    const problems = [...found.filter((problem) => !this.#isMooted(problem, kernels)), ...this.#impossible(blueprint)];
     const served = blueprint.listeners.filter(({ listener }) => this.#isServed(listener));
     return [...problems, ...this.#userspace.apply({ ...blueprint, listeners: served })];
   }
 
   /** One row for each listener and mode that serves it; the kernel path's last, since its downstreams are the main ones. */
   counters(): readonly ListenerCounters[] {
-    const kernels = this.#kernel?.counters().filter(({ listener }) => listener.mode !== 'userspace') ?? [];
-    return [...this.#userspace.counters(), ...kernels];
+    return [...this.#userspace.counters(), ...(this.#kernel?.counters() ?? [])];
   }
 
   remarks(): readonly string[] {
-    return [...this.#fallen.values()].map(({ name, cause }) => `datapath(${name}): fell back to userspace: ${cause}`);
+    return [...this.#fallen].map(([name, cause]) => `datapath(${name}): fell back to userspace: ${cause}`);
   }
 
   /** The kernel path first: what still comes meanwhile, the safety net takes. */
-  close(): void {
-    this.#kernel?.close();
-    this.#userspace.close();
+  remove(): void {
+    this.#kernel?.remove();
+    this.#userspace.remove();
   }
 
-  #decide({ listener, interfaces, tables }: ListenerBlueprint, problems: readonly Problem[]): void {
-    const decided = this.#fallen.has(listener.id) || this.#attached.has(listener.id);
+  release(): void {
+    this.#kernel?.release();
+    this.#userspace.release();
+  }
+
+  #open(): void {
+    if (this.#kernel || this.#obstacle !== undefined) return;
+    try {
+      this.#kernel = this.#openKernel();
+    } catch (error) {
+      this.#obstacle = (error as Error).message;
+    }
+  }
+
+  /** Whoever comes back is decided on anew. */
+  #forget(present: ReadonlySet<string>): void {
+    for (const name of this.#fallen.keys()) if (!present.has(name)) this.#fallen.delete(name);
+    for (const name of this.#attached) if (!present.has(name)) this.#attached.delete(name);
+  }
+
+  #decide({ listener, tables }: ListenerBlueprint, problems: readonly Problem[]): void {
+    const { name, mode } = listener;
     // Without tables the kernel path attaches nothing yet.
-    if (listener.mode !== 'auto' || decided || tables.length === 0) return;
-    const causes = this.#causes(listener, problems);
-    if (causes.length < Math.max(1, interfaces.length)) {
-      this.#attached.add(listener.id);
+    if (mode !== 'auto' || this.#fallen.has(name) || this.#attached.has(name) || tables.length === 0) return;
+    const cause = this.#cause(listener, problems);
+    if (cause === undefined) {
+      this.#attached.add(name);
       return;
     }
-    const cause = causes[0]!;
     // One machine has one reason, and a hundred listeners.
-    const isSaid = [...this.#fallen.values()].some((other) => other.cause === cause);
-    this.#fallen.set(listener.id, { name: listener.name, cause });
-    this.#log.warn(`listener "${listener.name}" falls back to userspace: ${isSaid ? 'for the same reason' : cause}`);
+    const isSaid = [...this.#fallen.values()].includes(cause);
+    this.#fallen.set(name, cause);
+    this.#log.warn(`listener "${name}" falls back to userspace: ${isSaid ? 'for the same reason' : cause}`);
   }
 
-  /** Why an interface of the listener has no program, once for each that has none. */
-  #causes(listener: Listener, problems: readonly Problem[]): readonly string[] {
-    if (this.#obstacle !== undefined) return listener.interfaces.map(() => this.#obstacle!);
-    const wanted = new Set(listener.interfaces.map((name) => `attachment(${name})`));
-    return problems.filter(({ subject }) => wanted.has(subject)).map(({ message }) => message);
+  /** Why the kernel path does not serve the listener on any interface; undefined if it does on one. */
+  #cause({ name, interfaces }: Listener, problems: readonly Problem[]): string | undefined {
+    if (this.#obstacle !== undefined) return this.#obstacle;
+    const why = (what: string) => problems.find(({ subject }) => subject === what)?.message;
+    const causes = interfaces.map((link) => why(`listener(${name})`) ?? why(`attachment(${link})`));
+    return causes.includes(undefined) ? undefined : causes[0];
   }
 
-  /** True if an attachment is missed by nobody but listeners that have fallen back. */
+  /** True if what the problem is of is missed by nobody but listeners that have fallen back. */
   #isMooted({ subject }: Problem, kernels: readonly ListenerBlueprint[]): boolean {
-    const users = kernels.filter(({ listener }) =>
-      listener.interfaces.some((name) => subject === `attachment(${name})`),
+    const users = kernels.filter(
+      ({ listener: { name, interfaces } }) =>
+        subject === `listener(${name})` || interfaces.some((link) => subject === `attachment(${link})`),
     );
-    return users.length > 0 && users.every(({ listener }) => this.#fallen.has(listener.id));
+    return users.length > 0 && users.every(({ listener }) => this.#fallen.has(listener.name));
   }
 
-  #impossible(kernels: readonly ListenerBlueprint[]): readonly Problem[] {
+  /** The reason is said once, and by itself where every listener insists on the kernel path. */
+  #impossible({ listeners }: Blueprint): readonly Problem[] {
     if (this.#obstacle === undefined) return [];
-    const bound = kernels.filter(({ listener }) => listener.mode === 'tc_ebpf');
-    return bound.map(({ listener: { name } }) => ({
-      subject: `listener(${name})`,
-      message: `listener "${name}": ${this.#obstacle}`,
-    }));
+    const insisting = listeners.filter(({ listener }) => listener.mode === 'tc_ebpf');
+    const isAll = insisting.length === listeners.length;
+    return insisting.map(({ listener: { name } }, at) => {
+      const reason = at === 0 ? this.#obstacle! : 'for the same reason';
+      return { subject: `listener(${name})`, message: isAll && at === 0 ? reason : `listener "${name}": ${reason}` };
+    });
   }
 
   /** A listener that insists on a kernel path that is not there is not served by anything else. */
@@ -127,7 +141,7 @@ class CompositeDatapath implements RemarkingDatapath {
     return mode !== 'tc_ebpf' || this.#kernel !== undefined;
   }
 
-  #isKernels({ id, mode }: Listener): boolean {
-    return mode !== 'userspace' && !this.#fallen.has(id);
+  #isKernels({ name, mode }: Listener): boolean {
+    return mode !== 'userspace' && !this.#fallen.has(name);
   }
 }

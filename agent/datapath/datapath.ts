@@ -13,6 +13,8 @@ export interface ListenerBlueprint {
   readonly listener: Listener;
   /** The listener's interfaces that exist now. */
   readonly interfaces: readonly Interface[];
+  /** Why it cannot have the others. */
+  readonly absent: readonly Problem[];
   /** One for each family that the bind takes; absent families leave what is there as it is. */
   readonly tables: readonly SlotTable[];
 }
@@ -29,7 +31,7 @@ export interface Problem {
   readonly message: string;
 }
 
-/** One listener's counters since the datapath was made; datagrams, and bytes of UDP payload. */
+/** One listener's counters since the datapath first had it; datagrams, and bytes of UDP payload. */
 export interface ListenerCounters {
   readonly listener: Listener;
   readonly mode: DatapathMode;
@@ -56,6 +58,8 @@ export interface Datapath {
    */
   apply(blueprint: Blueprint): readonly Problem[];
   counters(): readonly ListenerCounters[];
-  /** Removes what is ours from the host. */
-  close(): void;
+  /** Takes what is ours off the host. */
+  remove(): void;
+  /** Lets go of it and leaves it running where it can: the kernel path does, sockets and threads end either way. */
+  release(): void;
 }

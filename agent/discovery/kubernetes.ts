@@ -1,16 +1,16 @@
 /** The endpoints of listeners that name a Service: one stream for each, whoever asks for it. */
+import { isDeepStrictEqual } from 'node:util';
 import { now as clockNow, setTimer, type Timer } from '../clock.ts';
 import type { Log } from '../log.ts';
 import { LogLimiter } from '../log-limit.ts';
-import type { Endpoint, EndpointSpec, Listener } from '../model.ts';
+import type { EndpointSet, EndpointSpec, Listener } from '../model.ts';
 import { openSliceApi, type SliceApi } from './api.ts';
 import { openCredentials } from './credentials.ts';
-import type { LiveSource } from './endpoint-source.ts';
+import { type EndpointSource, endpointSet } from './endpoint-source.ts';
 import { resolveEndpoints } from './endpoints.ts';
-import { SliceReflector } from './slice-reflector.ts';
+import { type ReflectorDependencies, SliceReflector, type StreamStatus } from './slice-reflector.ts';
 
 export interface KubernetesDependencies {
-  readonly listeners: readonly Listener[];
   readonly log: Log;
   readonly api?: SliceApi;
   readonly timer?: Timer;
@@ -18,72 +18,115 @@ export interface KubernetesDependencies {
   readonly random?: () => number;
 }
 
+type StreamDependencies = Omit<ReflectorDependencies, 'namespace' | 'service' | 'onChange'>;
 type ServiceSpec = Extract<EndpointSpec, { kind: 'kubernetes' }>;
 
-interface Known {
-  readonly version: number;
-  readonly endpoints: readonly Endpoint[];
+/** What a listener that names a Service is given. */
+interface Follower {
+  readonly spec: ServiceSpec;
+  /** The version of the stream that `set` was made of. */
+  version: number | undefined;
+  set: EndpointSet | undefined;
+  /** What is remarked of the slices. */
+  remarks: readonly string[];
 }
 
 /** Asks nothing of the API server before `start`. */
 export function openKubernetesSource({
-  listeners,
   log,
   api = openSliceApi(openCredentials()),
   timer = setTimer,
   now = clockNow,
   random = Math.random,
-}: KubernetesDependencies): LiveSource {
-  const alerts = new LogLimiter({ log, now, timer });
-  /** What was remarked of each listener's slices last, by its id. */
-  const remarked = new Map<number, readonly string[]>();
-  const known = new Map<number, Known>();
-  let changed = () => {};
-  const streams = new Map<string, SliceReflector>();
-  for (const { endpoints: spec } of listeners) {
-    if (spec.kind !== 'kubernetes' || streams.has(keyOf(spec))) continue;
-    const { namespace, service } = spec;
-    const onChange = () => changed();
-    streams.set(keyOf(spec), new SliceReflector({ namespace, service, api, log, timer, now, random, onChange }));
+}: KubernetesDependencies): EndpointSource {
+  return new KubernetesSource({ log, api, timer, now, random });
+}
+
+class KubernetesSource implements EndpointSource {
+  readonly #deps: StreamDependencies;
+  readonly #alerts: LogLimiter;
+  readonly #streams = new Map<string, SliceReflector>();
+  /** By listener's name. */
+  readonly #followers = new Map<string, Follower>();
+  #onChange: (() => void) | undefined;
+
+  constructor(dependencies: StreamDependencies) {
+    this.#deps = dependencies;
+    this.#alerts = new LogLimiter(dependencies);
   }
 
-  const remark = (listener: Listener, { namespace, service }: ServiceSpec, remarks: readonly string[]) => {
-    const fields = { listener: listener.name, namespace, service };
-    for (const message of remarks) alerts.raise(`${listener.id} ${message}`, { message, fields });
-    for (const old of remarked.get(listener.id) ?? []) {
-      if (!remarks.includes(old)) alerts.resolve(`${listener.id} ${old}`, { message: `no longer: ${old}`, fields });
+  want(listeners: readonly Listener[]): void {
+    const wanted = new Map(
+      listeners.flatMap(({ name, endpoints }) => (endpoints.kind === 'kubernetes' ? [[name, endpoints] as const] : [])),
+    );
+    for (const [name, { spec }] of this.#followers) {
+      if (!isDeepStrictEqual(spec, wanted.get(name))) this.#forget(name);
     }
-    remarked.set(listener.id, remarks);
-  };
+    const keys = new Set([...wanted.values()].map(keyOf));
+    for (const [key, stream] of this.#streams) {
+      if (keys.has(key)) continue;
+      this.#streams.delete(key);
+      stream.close();
+    }
+    for (const [name, spec] of wanted) {
+      if (!this.#followers.has(name)) {
+        this.#followers.set(name, { spec, version: undefined, set: undefined, remarks: [] });
+      }
+      if (!this.#streams.has(keyOf(spec))) this.#open(spec);
+    }
+  }
 
-  const resolve = (listener: Listener, spec: ServiceSpec, stream: SliceReflector): readonly Endpoint[] => {
+  endpoints({ name }: Listener): EndpointSet | undefined {
+    const follower = this.#followers.get(name);
+    const stream = follower && this.#streams.get(keyOf(follower.spec));
+    if (!stream?.slices) return undefined;
+    if (follower!.version !== stream.version) this.#resolve(name, follower!, stream);
+    return follower!.set;
+  }
+
+  start(onChange: () => void): void {
+    this.#onChange = onChange;
+    for (const stream of this.#streams.values()) void stream.run();
+  }
+
+  status(): readonly StreamStatus[] {
+    return [...this.#streams.values()].map((stream) => stream.status());
+  }
+
+  close(): void {
+    for (const stream of this.#streams.values()) stream.close();
+    this.#alerts.close();
+  }
+
+  #open(spec: ServiceSpec): void {
+    const { namespace, service } = spec;
+    const onChange = () => this.#onChange?.();
+    const stream = new SliceReflector({ ...this.#deps, namespace, service, onChange });
+    this.#streams.set(keyOf(spec), stream);
+    if (this.#onChange) void stream.run();
+  }
+
+  #resolve(name: string, follower: Follower, stream: SliceReflector): void {
+    const { spec } = follower;
     const { endpoints, unready, remarks } = resolveEndpoints(stream.slices ?? [], spec.port);
-    remark(listener, spec, remarks);
-    return spec.unready === 'last_resort' && unready.length > 0 ? [...endpoints, ...unready] : endpoints;
-  };
+    this.#remark(name, follower, remarks);
+    follower.version = stream.version;
+    follower.set = endpointSet(spec.unready === 'last_resort' ? [...endpoints, ...unready] : endpoints);
+  }
 
-  return {
-    endpoints: (listener) => {
-      const { endpoints: spec } = listener;
-      const stream = spec.kind === 'kubernetes' ? streams.get(keyOf(spec)) : undefined;
-      if (spec.kind !== 'kubernetes' || !stream?.slices) return undefined;
-      const { version } = stream;
-      const last = known.get(listener.id);
-      if (last?.version === version) return last.endpoints;
-      const endpoints = resolve(listener, spec, stream);
-      known.set(listener.id, { version, endpoints });
-      return endpoints;
-    },
-    start: (onChange) => {
-      changed = onChange;
-      for (const stream of streams.values()) void stream.run();
-    },
-    status: () => [...streams.values()].map((stream) => stream.status()),
-    close: () => {
-      for (const stream of streams.values()) stream.close();
-      alerts.close();
-    },
-  };
+  #remark(name: string, follower: Follower, remarks: readonly string[]): void {
+    const fields = { listener: name, namespace: follower.spec.namespace, service: follower.spec.service };
+    for (const message of remarks) this.#alerts.raise(`${name} ${message}`, { message, fields });
+    for (const old of follower.remarks) {
+      if (!remarks.includes(old)) this.#alerts.resolve(`${name} ${old}`, { message: `no longer: ${old}`, fields });
+    }
+    follower.remarks = remarks;
+  }
+
+  #forget(name: string): void {
+    for (const remark of this.#followers.get(name)?.remarks ?? []) this.#alerts.forget(`${name} ${remark}`);
+    this.#followers.delete(name);
+  }
 }
 
 /** Neither name can hold a slash (RFC 1123 labels). */

@@ -9,11 +9,11 @@ import type { Log } from '../log.ts';
 import { LogLimiter } from '../log-limit.ts';
 import type { Selection, SliceApi, SliceList, WatchEvent } from './api.ts';
 import { Backoff } from './backoff.ts';
+import { ContinuousWatch } from './continuous-watch.ts';
 import { countStates } from './endpoints.ts';
 import { ApiFailure, CAUSES, type Cause } from './failure.ts';
 import { MissingSlices } from './missing-slices.ts';
 import { missingRole } from './rbac-hint.ts';
-import { Relay } from './relay.ts';
 import type { EndpointState, Slice } from './slice.ts';
 import { SliceStore } from './slice-store.ts';
 
@@ -183,7 +183,7 @@ export class SliceReflector {
     const { now, random, api, timer } = this.#deps;
     const { least, spread } = TIMES.watchSeconds;
     const started = now();
-    const relay = new Relay({
+    const watch = new ContinuousWatch({
       api,
       selection: this.#deps,
       timer,
@@ -196,9 +196,9 @@ export class SliceReflector {
       onEvent: (event) => this.#take(event),
       wantsSuccessor: () => !this.#isUnheard(),
     });
-    this.#request = relay;
+    this.#request = watch;
     try {
-      await relay.run();
+      await watch.run();
     } finally {
       this.#connected = false;
       this.#cancelSteady();

@@ -61,10 +61,7 @@ async function examine(requirements: Requirements, agent: AgentFacts, objectPath
     const capabilities = readCapabilities();
     const features = featuresOf(nics);
     return [
-      ...machineFindings(
-        { release: release(), bpffs: isBpffsMounted(), ...tryProgram(objectPath, listeners) },
-        requirements,
-      ),
+      ...machineFindings({ release: release(), bpffs: isBpffsMounted(), ...tryProgram(objectPath) }, requirements),
       ...agentFindings(agent),
       ...capabilityFindings({ effective: capabilities, firstFreePort: firstFreePort() }, requirements),
       ...interfaceFindings({ links, features }, requirements),

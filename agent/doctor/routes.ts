@@ -1,5 +1,5 @@
 /** The routes from this node to the downstreams: is there one, and does it take what the interface takes. */
-import type { Family } from '../address.ts';
+import { FAMILIES, type Family } from '../address.ts';
 import { findLink, type Link } from '../netlink/link.ts';
 import { type Finding, fail, ok, warn } from './finding.ts';
 import { kernelListeners, type Requirements } from './requirements.ts';
@@ -18,9 +18,6 @@ export interface RouteFacts {
   readonly links: readonly Link[];
   readonly routes: readonly ReceiverRoute[];
 }
-
-/** Bytes of IP and UDP header. */
-const HEADERS = { 4: 28, 6: 48 } as const;
 
 export function routeFindings({ links, routes }: RouteFacts, { listeners }: Requirements): Finding[] {
   const isKernels = new Set(kernelListeners(listeners).map(({ name }) => name));
@@ -51,7 +48,7 @@ function sizes(listener: string, routes: readonly ReceiverRoute[], mtu: number):
     if (route.out && !route.out.local && route.out.mtu < mtu) narrow.set(`${route.out.name} ${route.out.mtu}`, route);
   }
   return [...narrow.values()].map(({ out, family, downstream }) => {
-    const largest = out!.mtu - HEADERS[family];
+    const largest = out!.mtu - FAMILIES[family].headers;
     const means = `${mtu} bytes arrive, ${out!.mtu} leave by ${out!.name} (to ${downstream}): datagrams of more than ${largest} bytes are left to the stack (mtu_exceeded), which fragments them or, with DF, tells the sender`;
     return warn(
       `MTU ${listener}`,

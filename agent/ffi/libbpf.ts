@@ -2,8 +2,10 @@
  * libbpf and the bpf(2) wrappers that it brings (bpf/libbpf.h, bpf/bpf.h of libbpf 1.x), with each argument's C type
  * beside it. Functions return libbpf's int: 0 or a descriptor, or -errno; `check` of errno.ts turns those into errors.
  */
+import { readFileSync } from 'node:fs';
 import koffi from 'koffi';
 import { check, SystemError } from './errno.ts';
+import { libc } from './libc.ts';
 
 /** An opaque pointer of libbpf's. */
 export type Pointer = bigint;
@@ -89,7 +91,6 @@ function bind() {
     nextProgram: library.func('void *bpf_object__next_program(void *object, void *program)'),
     setLogBuffer: library.func('int bpf_program__set_log_buf(void *program, void *buffer, size_t size)'),
     setLogLevel: library.func('int bpf_program__set_log_level(void *program, uint32_t level)'),
-    findMap: library.func('void *bpf_object__find_map_by_name(void *object, const char *name)'),
     objectInfo: library.func('int bpf_obj_get_info_by_fd(int fd, _Out_ void *info, _Inout_ uint32_t *length)'),
     nextMap: library.func('void *bpf_object__next_map(void *object, void *map)'),
     mapName: library.func('const char *bpf_map__name(void *map)'),
@@ -102,7 +103,6 @@ function bind() {
     mapUpdate: library.func('int bpf_map_update_elem(int fd, const void *key, const void *value, uint64_t flags)'),
     mapLookup: library.func('int bpf_map_lookup_elem(int fd, const void *key, _Out_ void *value)'),
     mapDelete: library.func('int bpf_map_delete_elem(int fd, const void *key)'),
-    mapNextKey: library.func('int bpf_map_get_next_key(int fd, const void *key, _Out_ void *next)'),
     mapUpdateBatch: library.func('int bpf_map_update_batch(int fd, const void *keys, const void *values, _Inout_ uint32_t *count, const void *opts)'),
     mapLookupBatch: library.func('int bpf_map_lookup_batch(int fd, const void *in, _Out_ void *out, _Out_ void *keys, _Out_ void *values, _Inout_ uint32_t *count, const void *opts)'),
     tcHookCreate: library.func('int bpf_tc_hook_create(_Inout_ bpf_tc_hook *hook)'),
@@ -111,9 +111,14 @@ function bind() {
   };
 }
 
-/** Number of CPUs that the kernel keeps per-CPU values for. */
+/** Number of CPUs that the kernel keeps per-CPU values for: so many follow each other in a per-CPU map. */
 export function possibleCpus(): number {
   return libbpf().possibleCpus();
+}
+
+/** How many ids those CPUs have, which may have gaps: what counts by bpf_get_smp_processor_id needs so much room. */
+export function cpuIds(possible: string = readFileSync('/sys/devices/system/cpu/possible', 'utf8')): number {
+  return 1 + Math.max(...possible.split(/[-,]/).map(Number));
 }
 
 /** Opens an object file without loading it; throws SystemError. libbpf's own messages are switched off. */
@@ -224,9 +229,9 @@ export function mapDelete(fd: number, key: Uint8Array): number {
   return libbpf().mapDelete(fd, key);
 }
 
-/** Writes the key after `key` into `next`; `key` null asks for the first. -ENOENT after the last. */
-export function mapNextKey(fd: number, key: Uint8Array | null, next: Uint8Array): number {
-  return libbpf().mapNextKey(fd, key, next);
+/** Closes a descriptor of a map. */
+export function close(fd: number): void {
+  libc.close(fd);
 }
 
 /** Writes `count` values by one system call. */

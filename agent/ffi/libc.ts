@@ -45,13 +45,13 @@ export const libc = {
   unshare: call('int unshare(int flags)'),
   /** setns(2) of the calling thread. */
   setns: call('int setns(int fd, int kind)'),
+  /** fcntl(2) with a number as argument. */
+  fcntl: call('int fcntl(int fd, int command, int argument)'),
   /** close(2). */
   close: call('int close(int fd)'),
 } as const;
 
 /** Numbers of asm-generic/socket.h, linux/socket.h and linux/net.h; the same on x64 and arm64. */
-export const AF_INET = 2;
-export const AF_INET6 = 10;
 export const AF_NETLINK = 16;
 export const SOCK_DGRAM = 2;
 export const SOCK_RAW = 3;
@@ -62,12 +62,18 @@ export const SO_RCVBUF = 8;
 export const SO_RCVTIMEO = 20;
 export const SO_RCVBUFFORCE = 33;
 export const MSG_TRUNC = 0x20;
+/** linux/in.h */
+export const SOL_IP = 0;
+export const IP_TRANSPARENT = 19;
+export const IPPROTO_UDP = 17;
 /** linux/udp.h: options and control messages by which one send, or one receive, is many datagrams. */
 export const SOL_UDP = 17;
 export const UDP_SEGMENT = 103;
 export const UDP_GRO = 104;
 /** asm-generic/resource.h */
 export const RLIMIT_MEMLOCK = 8;
+/** linux/fcntl.h: a copy of a descriptor, which does not go to a program that is executed. */
+export const F_DUPFD_CLOEXEC = 1030;
 /** linux/sched.h */
 export const CLONE_NEWNET = 0x40000000;
 

@@ -6,8 +6,8 @@ import { type CountedEnd, Round, type RoundDependencies, type RoundEnd } from '.
 import { nextDelay } from './schedule.ts';
 import { afterRound, type HealthState, type Thresholds, UNKNOWN } from './state.ts';
 
-/** What a monitor measures time by, and how strict it is. */
-export interface Pace extends Thresholds {
+/** How often a target is probed, how strictly, and what time is measured by. */
+export interface ProbeSettings extends Thresholds {
   readonly timer: Timer;
   readonly now: () => number;
   readonly random: () => number;
@@ -18,10 +18,12 @@ export interface Pace extends Thresholds {
 export interface MonitorDependencies {
   readonly address: SocketAddress;
   readonly prober: Prober;
-  readonly pace: Pace;
-  /** Called after each round that counts, with the state before it. */
-  readonly onRound: (before: HealthState, end: CountedEnd) => void;
+  readonly settings: ProbeSettings;
+  readonly onRound: OnRound;
 }
+
+/** Called after each round that counts, with the state before it. */
+export type OnRound = (before: HealthState, end: CountedEnd) => void;
 
 export class Monitor {
   readonly address: SocketAddress;
@@ -35,15 +37,15 @@ export class Monitor {
 
   /** The first round begins after `delayMs`. */
   constructor(dependencies: MonitorDependencies, delayMs: number) {
-    const { address, prober, pace } = dependencies;
+    const { address, prober, settings } = dependencies;
     this.#deps = dependencies;
     this.#roundDeps = {
-      ...pace,
+      ...settings,
       send: (callbacks) => prober.send(address, callbacks),
       onEnd: (end) => this.#ended(end),
     };
     this.address = address;
-    this.#cancelNext = pace.timer(delayMs, () => this.#begin());
+    this.#cancelNext = settings.timer(delayMs, () => this.#begin());
   }
 
   get state(): HealthState {
@@ -52,7 +54,7 @@ export class Monitor {
 
   /** Probes at once, but not more than once an interval: whoever can forge a hint must not make us flood anybody. */
   hint(hint: Hint): void {
-    const { now, intervalMs } = this.#deps.pace;
+    const { now, intervalMs } = this.#deps.settings;
     this.#round?.hint(hint);
     if (this.#round || this.#state.condition === 'down' || now() - this.#hintedAt < intervalMs) return;
     this.#hintedAt = now();
@@ -66,20 +68,20 @@ export class Monitor {
   }
 
   #begin(hint?: Hint): void {
-    this.#startedAt = this.#deps.pace.now();
+    this.#startedAt = this.#deps.settings.now();
     this.#round = new Round(this.#roundDeps);
     this.#round.begin(hint);
   }
 
   #ended(end: RoundEnd): void {
     this.#round = undefined;
-    const { pace, onRound } = this.#deps;
-    const { timer, now, random, intervalMs } = pace;
+    const { settings, onRound } = this.#deps;
+    const { timer, now, random, intervalMs } = settings;
     const wait = end.outcome === 'void' ? 0 : nextDelay(intervalMs, random()) - (now() - this.#startedAt);
     this.#cancelNext = timer(Math.max(0, wait), () => this.#begin());
     if (end.outcome === 'void') return;
     const before = this.#state;
-    this.#state = afterRound(before, end.outcome, pace);
+    this.#state = afterRound(before, end.outcome, settings);
     onRound(before, end);
   }
 }

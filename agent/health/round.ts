@@ -73,7 +73,13 @@ export class Round {
     this.#sends++;
     this.#cancelResend();
     const { send, now, timer, timeoutMs } = this.#deps;
-    const forget = send(new Attempt(this, now()));
+    const attempt = new Attempt(this, now());
+    let forget = nothing;
+    try {
+      forget = send(attempt);
+    } catch (error) {
+      attempt.unsent((error as Error).message);
+    }
     this.#forget.push(forget);
     // The answer may have come within the send.
     if (this.#ended) forget();

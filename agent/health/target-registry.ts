@@ -1,79 +1,105 @@
-/** Who is watched: the endpoints that each listener has, and one monitor for all of them that are the same target. */
-import type { Endpoint, Listener } from '../model.ts';
-import type { Monitor } from './monitor.ts';
+/** Who is probed: one target for all endpoints that are the same, whichever listeners have them. */
+import type { SocketAddress } from '../address.ts';
+import { type Endpoint, type EndpointSet, familiesOf, type Listener } from '../model.ts';
+import { ListenerHealth, type Target } from './listener-health.ts';
+import type { Monitor, OnRound } from './monitor.ts';
 import type { Prober } from './prober.ts';
-
-/** A listener's endpoints as it last had them, and by the same place their monitors; none where nothing is probed. */
-export interface Entry {
-  readonly listener: Listener;
-  readonly endpoints: readonly Endpoint[];
-  readonly monitors: readonly Monitor[];
-}
 
 export interface TargetRegistryDependencies {
   /** Absent: nothing is probed. */
-  readonly prober?: Prober | undefined;
-  readonly open: (endpoint: Endpoint) => Monitor;
-}
-
-interface Shared {
-  readonly monitor: Monitor;
-  /** How many endpoints, of all listeners. */
-  users: number;
+  readonly prober: Prober | undefined;
+  readonly failOpen: boolean;
+  readonly open: (address: SocketAddress, onRound: OnRound) => Monitor;
+  readonly onRound: (target: Target, ...round: Parameters<OnRound>) => void;
+  /** No listener has it any more. */
+  readonly onGone: (target: Target) => void;
 }
 
 export class TargetRegistry {
   readonly #deps: TargetRegistryDependencies;
-  readonly #shared = new Map<string, Shared>();
-  readonly #entries = new Map<number, Entry>();
+  readonly #targets = new Map<string, Target>();
+  readonly #byIp = new Map<string, Set<Target>>();
+  /** By listener's name. */
+  readonly #listeners = new Map<string, ListenerHealth>();
 
   constructor(dependencies: TargetRegistryDependencies) {
     this.#deps = dependencies;
   }
 
-  /** Monitors begin for new endpoints and end for those that no listener has any more. */
-  enter(listener: Listener, endpoints: readonly Endpoint[]): Entry {
-    const old = this.#entries.get(listener.id);
-    if (old?.endpoints === endpoints) return old;
-    const { prober } = this.#deps;
+  /**
+   * The listener with these endpoints, the same object as long as it has the same ones. What no table of the listener
+   * takes is not probed either. Targets begin for new endpoints and end for those that no listener has any more.
+   */
+  enter(listener: Listener, { version, list }: EndpointSet): ListenerHealth {
+    const families = familiesOf(listener);
+    const from = `${version} ${families}`;
+    const before = this.#listeners.get(listener.name);
+    if (before?.from === from) return before;
+    const { prober, failOpen } = this.#deps;
+    const taken = list.filter(({ address }) => families.includes(address.family));
+    const acquire = (endpoint: Endpoint) => prober && this.#acquire(prober, listener, endpoint);
     // The new ones first, or what is known of those that stay would be dropped in between.
-    const monitors = prober
-      ? endpoints.map((endpoint) => this.#acquire(keyOf(prober, listener, endpoint), endpoint))
-      : [];
-    const entry = { listener, endpoints, monitors };
-    this.#entries.set(listener.id, entry);
-    if (prober) for (const endpoint of old?.endpoints ?? []) this.#drop(keyOf(prober, listener, endpoint), prober);
-    return entry;
+    const entered = new ListenerHealth({ listener, from, endpoints: taken, acquire, failOpen, before });
+    this.#listeners.set(listener.name, entered);
+    if (before) this.#leave(before);
+    return entered;
   }
 
-  entries(): readonly Entry[] {
-    return [...this.#entries.values()];
+  /** Drops the listener. */
+  drop(name: string): void {
+    const gone = this.#listeners.get(name);
+    this.#listeners.delete(name);
+    if (gone) this.#leave(gone);
   }
 
-  monitors(): readonly Monitor[] {
-    return [...this.#shared.values()].map(({ monitor }) => monitor);
+  get(name: string): ListenerHealth | undefined {
+    return this.#listeners.get(name);
   }
 
-  #acquire(key: string, endpoint: Endpoint): Monitor {
-    const shared = this.#shared.get(key) ?? { monitor: this.#deps.open(endpoint), users: 0 };
-    shared.users++;
-    this.#shared.set(key, shared);
-    return shared.monitor;
+  listeners(): IterableIterator<ListenerHealth> {
+    return this.#listeners.values();
   }
 
-  #drop(key: string, prober: Prober): void {
-    const shared = this.#shared.get(key);
-    if (!shared || --shared.users > 0) return;
-    this.#shared.delete(key);
-    shared.monitor.close();
-    prober.release(shared.monitor.address);
+  targets(): IterableIterator<Target> {
+    return this.#targets.values();
   }
-}
 
-/**
- * What makes two endpoints one target: what the prober asks, and for Kubernetes the pod behind it, so that a pod that is
- * given a dead one's address does not inherit its health. The names in a static list are labels, no identities.
- */
-function keyOf(prober: Prober, { endpoints }: Listener, { address, name = '' }: Endpoint): string {
-  return `${prober.keyOf(address)} ${endpoints.kind === 'kubernetes' ? name : ''}`;
+  /** The targets at an address. */
+  at(ip: string): readonly Target[] {
+    return [...(this.#byIp.get(ip) ?? [])];
+  }
+
+  #acquire(prober: Prober, listener: Listener, { address, name = '' }: Endpoint): Target {
+    // What the prober asks, and for Kubernetes the pod behind it, so that a pod that is given a dead one's address does
+    // not inherit its health. The names in a static list are labels, no identities.
+    const key = `${prober.keyOf(address)} ${listener.endpoints.kind === 'kubernetes' ? name : ''}`;
+    return this.#targets.get(key) ?? this.#open(key, address);
+  }
+
+  #open(key: string, address: SocketAddress): Target {
+    const monitor = this.#deps.open(address, (...round) => this.#deps.onRound(target, ...round));
+    const target: Target = { key, monitor, users: new Set() };
+    this.#targets.set(key, target);
+    const neighbours = this.#byIp.get(address.ip) ?? new Set();
+    this.#byIp.set(address.ip, neighbours.add(target));
+    return target;
+  }
+
+  #leave({ watched }: ListenerHealth): void {
+    for (const one of watched) {
+      one.target?.users.delete(one);
+      if (one.target?.users.size === 0) this.#close(one.target);
+    }
+  }
+
+  #close(target: Target): void {
+    const { address } = target.monitor;
+    if (!this.#targets.delete(target.key)) return;
+    const neighbours = this.#byIp.get(address.ip);
+    neighbours?.delete(target);
+    if (neighbours?.size === 0) this.#byIp.delete(address.ip);
+    target.monitor.close();
+    this.#deps.prober?.release(address);
+    this.#deps.onGone(target);
+  }
 }

@@ -18,7 +18,16 @@ export function onTicks(timer: Timer, now: () => number, tickMs: number): Timer 
     const tasks = new Set<Entry>();
     const run = () => {
       ticks.delete(at);
-      for (const { task } of tasks) task();
+      for (const { task } of tasks) {
+        try {
+          task();
+        } catch (error) {
+          // It is told as its own timer's would be, and the others of the tick run all the same.
+          timer(0, () => {
+            throw error;
+          });
+        }
+      }
     };
     const tick = { tasks, cancel: timer(at * tickMs - now(), run) };
     ticks.set(at, tick);

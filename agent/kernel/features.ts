@@ -3,8 +3,9 @@
  * without it. Whether it is there is found out by trying, never by the version, which distributions patch; the version
  * only words an explanation.
  */
+import { FAMILIES } from '../address.ts';
 import { check } from '../ffi/errno.ts';
-import { AF_INET, libc, SOCK_CLOEXEC, SOCK_DGRAM, SOL_UDP, UDP_GRO, UDP_SEGMENT } from '../ffi/libc.ts';
+import { libc, SOCK_CLOEXEC, SOCK_DGRAM, SOL_UDP, UDP_GRO, UDP_SEGMENT } from '../ffi/libc.ts';
 
 export interface Feature {
   readonly name: string;
@@ -34,7 +35,6 @@ export const FEATURES = [
       "unless the distribution has brought it back, as Debian's 5.10 has, a datagram is held against the MTU of the interface that it leaves by, not against a route's own",
     told: true,
   },
-  { name: 'batch look-ups in per-CPU arrays', since: '5.13', without: 'not used: counters are read row by row' },
   { name: 'tcx', since: '6.6', without: 'nobody else can sit before tc filters; ours is a tc filter everywhere' },
   { name: 'BPF_F_IPV6', since: '6.16', without: 'the program sees the refusal and asks without the flag' },
 ] as const satisfies readonly Feature[];
@@ -72,7 +72,7 @@ export function hasCoalescing(): boolean {
 }
 
 function knows(option: number, value: number): boolean {
-  const fd = check('socket', libc.socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  const fd = check('socket', libc.socket(FAMILIES[4].af, SOCK_DGRAM | SOCK_CLOEXEC, 0));
   const result = libc.setsockopt(fd, SOL_UDP, option, new Int32Array([value]), 4);
   libc.close(fd);
   return result === 0;

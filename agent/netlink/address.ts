@@ -1,9 +1,9 @@
 /** The host's own addresses (linux/if_addr.h). */
-import { decodeIp, familyOf, type Ip } from './ip.ts';
+import { decodeIp, familyOf, type IpAddress } from '../address.ts';
 import { type Attributes, decodePayload, LITTLE_ENDIAN } from './message.ts';
 
 /** An address of this network namespace and the interface that it is on. */
-export interface HostAddress extends Ip {
+export interface HostAddress extends IpAddress {
   readonly ifindex: number;
 }
 

@@ -1,4 +1,4 @@
-/** Ingress filters of tc, and the qdisc that they hang from (linux/rtnetlink.h, linux/pkt_sched.h, linux/pkt_cls.h). */
+/** Ingress filters of tc (linux/rtnetlink.h, linux/pkt_sched.h, linux/pkt_cls.h). */
 import { type Attributes, decodePayload, LITTLE_ENDIAN } from './message.ts';
 
 /** A clsact ingress filter, as `tc filter show dev … ingress` lists it. A tcx link is no filter and is not listed. */
@@ -15,49 +15,22 @@ export interface Filter {
   readonly bpfName?: string;
   /** Id of its BPF program, as in `bpftool prog show`. */
   readonly bpfId?: number;
-  /** Tag of its BPF program, 16 hex digits: equal instructions, equal tag. */
-  readonly bpfTag?: string;
-}
-
-/** Only what tells whether an interface has clsact. */
-export interface Qdisc {
-  readonly ifindex: number;
-  /** In the one place for ingress qdiscs, where clsact sits too. */
-  readonly ingress: boolean;
-  readonly kind: string;
 }
 
 const TCMSG = 20;
-const TC_H_CLSACT = 0xfffffff1; // and TC_H_INGRESS
 const TC_H_CLSACT_INGRESS = 0xfffffff2; // TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)
 const TCA_KIND = 1;
 const TCA_OPTIONS = 2;
 const TCA_CHAIN = 11;
 const TCA_BPF_NAME = 7;
-const TCA_BPF_TAG = 10;
 const TCA_BPF_ID = 11;
 
 /** The payload of an RTM_GETTFILTER dump of one interface's ingress. */
 export function filtersRequest(ifindex: number): Uint8Array {
-  return encodeTcmsg(ifindex, TC_H_CLSACT_INGRESS);
-}
-
-/**
- * The payload of an RTM_GETQDISC dump; of all interfaces, the kernel knows no narrower one. Asking for the single qdisc
- * would not do: the kernel tells its answer to every watcher, ours too.
- */
-export function qdiscsRequest(): Uint8Array {
-  return encodeTcmsg(0, 0);
-}
-
-/** The qdisc in the payload of an RTM_NEWQDISC. */
-export function decodeQdisc(payload: Uint8Array): Qdisc {
-  const { header, attributes } = decodePayload(payload, TCMSG);
-  return {
-    ifindex: header.getInt32(4, LITTLE_ENDIAN),
-    ingress: header.getUint32(12, LITTLE_ENDIAN) === TC_H_CLSACT,
-    kind: attributes.text(TCA_KIND) ?? '',
-  };
+  const header = new DataView(new ArrayBuffer(TCMSG));
+  header.setInt32(4, ifindex, LITTLE_ENDIAN);
+  header.setUint32(12, TC_H_CLSACT_INGRESS, LITTLE_ENDIAN);
+  return new Uint8Array(header.buffer);
 }
 
 /** The filter in the payload of an RTM_NEWTFILTER; undefined for the entry that only heads a priority's filters. */
@@ -77,20 +50,11 @@ export function decodeFilter(payload: Uint8Array): Filter | undefined {
   };
 }
 
-function decodeBpf(options: Attributes): Pick<Filter, 'bpfName' | 'bpfId' | 'bpfTag'> {
+function decodeBpf(options: Attributes): Pick<Filter, 'bpfName' | 'bpfId'> {
   const bpfName = options.text(TCA_BPF_NAME);
   const bpfId = options.u32(TCA_BPF_ID);
-  const tag = options.bytes(TCA_BPF_TAG);
   return {
     ...(bpfName !== undefined && { bpfName }),
     ...(bpfId !== undefined && { bpfId }),
-    ...(tag !== undefined && { bpfTag: Buffer.from(tag).toString('hex') }),
   };
-}
-
-function encodeTcmsg(ifindex: number, parent: number): Uint8Array {
-  const header = new DataView(new ArrayBuffer(TCMSG));
-  header.setInt32(4, ifindex, LITTLE_ENDIAN);
-  header.setUint32(12, parent, LITTLE_ENDIAN);
-  return new Uint8Array(header.buffer);
 }

@@ -1,8 +1,8 @@
 /** What the agent needs to know of the network namespace that it runs in: plain data, read anew at each call. */
+import type { IpAddress } from '../address.ts';
 import { SystemError } from '../ffi/errno.ts';
 import { addressesRequest, decodeAddress, type HostAddress } from './address.ts';
-import { decodeFilter, decodeQdisc, type Filter, filtersRequest, qdiscsRequest } from './filter.ts';
-import type { Ip } from './ip.ts';
+import { decodeFilter, type Filter, filtersRequest } from './filter.ts';
 import { decodeLink, type Link, linksRequest } from './link.ts';
 import type { Message } from './message.ts';
 import { decodeRoute, NO_ROUTE, type Route, routeRequest } from './route.ts';
@@ -14,11 +14,9 @@ export interface Host {
   /** All scopes, both families; an address may be on several interfaces and is then listed for each. */
   addresses(): HostAddress[];
   /** The way to one address; undefined if there is none. */
-  route(destination: Ip): Route | undefined;
+  route(destination: IpAddress): Route | undefined;
   /** The clsact ingress filters, in each chain in the order they run in; none without clsact or the interface. */
   filters(ifindex: number): Filter[];
-  /** `clsact`, or `ingress` where another program took its place; undefined if there is neither. */
-  ingressQdisc(ifindex: number): string | undefined;
   /** Releases the socket; a later call opens one anew. */
   close(): void;
 }
@@ -30,10 +28,6 @@ export function openHost(socket: Rtnetlink = new Rtnetlink()): Host {
     addresses: () => known(socket.request('RTM_GETADDR', NLM_F_DUMP, addressesRequest()), decodeAddress),
     filters: (ifindex) => known(socket.request('RTM_GETTFILTER', NLM_F_DUMP, filtersRequest(ifindex)), decodeFilter),
     route: (destination) => routeTo(socket, destination),
-    ingressQdisc: (ifindex) =>
-      known(socket.request('RTM_GETQDISC', NLM_F_DUMP, qdiscsRequest()), decodeQdisc).find(
-        (qdisc) => qdisc.ifindex === ifindex && qdisc.ingress,
-      )?.kind,
     close: () => socket.close(),
   };
 }
@@ -42,7 +36,7 @@ function known<T>(messages: readonly Message[], decode: (payload: Uint8Array) =>
   return messages.map(({ payload }) => decode(payload)).filter((entry) => entry !== undefined);
 }
 
-function routeTo(socket: Rtnetlink, destination: Ip): Route | undefined {
+function routeTo(socket: Rtnetlink, destination: IpAddress): Route | undefined {
   try {
     const [message] = socket.request('RTM_GETROUTE', 0, routeRequest(destination));
     return message && decodeRoute(message.payload);

@@ -9,11 +9,6 @@ const ATTRIBUTE_HEADER = 4;
 const ATTRIBUTE_TYPE_MASK = 0x3fff; // NLA_TYPE_MASK: without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 const ATTRIBUTE_VALUE_MAX = 0xffff - ATTRIBUTE_HEADER;
 
-/** Bytes that are not the netlink they claim to be: the only error that decoding throws. */
-export class NetlinkFormatError extends Error {
-  override readonly name = 'NetlinkFormatError';
-}
-
 /** One message (struct nlmsghdr); `payload` is what follows the header, without padding. */
 export interface Message {
   readonly type: number;
@@ -40,11 +35,11 @@ export function decodeMessages(bytes: Uint8Array): Message[] {
   const view = dataView(bytes);
   for (let offset = 0; offset < bytes.length; ) {
     const room = bytes.length - offset;
-    if (room < MESSAGE_HEADER) throw new NetlinkFormatError(`${room} bytes are left, a message has at least 16`);
+    if (room < MESSAGE_HEADER) throw new Error(`${room} bytes are left, a message has at least 16`);
     const length = view.getUint32(offset, LITTLE_ENDIAN);
     // Not less than a header: a length of 0 would keep us here for ever.
     if (length < MESSAGE_HEADER || length > room) {
-      throw new NetlinkFormatError(`message length ${length}: want ${MESSAGE_HEADER} to ${room}`);
+      throw new Error(`message length ${length}: want ${MESSAGE_HEADER} to ${room}`);
     }
     messages.push({
       type: view.getUint16(offset + 4, LITTLE_ENDIAN),
@@ -84,7 +79,7 @@ export function joined(...parts: readonly Uint8Array[]): Uint8Array {
 
 /** Splits a payload into its fixed header (struct ifinfomsg, rtmsg, tcmsg, …) of `size` bytes and its attributes. */
 export function decodePayload(payload: Uint8Array, size: number): { header: DataView; attributes: Attributes } {
-  if (payload.length < size) throw new NetlinkFormatError(`payload of ${payload.length} bytes: want at least ${size}`);
+  if (payload.length < size) throw new Error(`payload of ${payload.length} bytes: want at least ${size}`);
   return {
     header: dataView(payload.subarray(0, size)),
     attributes: new Attributes(payload.subarray(aligned(size))),
@@ -100,10 +95,10 @@ export class Attributes {
     const view = dataView(bytes);
     for (let offset = 0; offset < bytes.length; ) {
       const room = bytes.length - offset;
-      if (room < ATTRIBUTE_HEADER) throw new NetlinkFormatError(`${room} bytes are left, an attribute has at least 4`);
+      if (room < ATTRIBUTE_HEADER) throw new Error(`${room} bytes are left, an attribute has at least 4`);
       const length = view.getUint16(offset, LITTLE_ENDIAN);
       if (length < ATTRIBUTE_HEADER || length > room) {
-        throw new NetlinkFormatError(`attribute length ${length}: want ${ATTRIBUTE_HEADER} to ${room}`);
+        throw new Error(`attribute length ${length}: want ${ATTRIBUTE_HEADER} to ${room}`);
       }
       const type = view.getUint16(offset + 2, LITTLE_ENDIAN) & ATTRIBUTE_TYPE_MASK;
       const value = bytes.subarray(offset + ATTRIBUTE_HEADER, offset + length);
@@ -153,7 +148,7 @@ export class Attributes {
   #view(type: number, size: number): DataView | undefined {
     const value = this.bytes(type);
     if (value !== undefined && value.length < size) {
-      throw new NetlinkFormatError(`attribute ${type} has ${value.length} bytes: want ${size}`);
+      throw new Error(`attribute ${type} has ${value.length} bytes: want ${size}`);
     }
     return value && dataView(value);
   }

@@ -1,9 +1,9 @@
 /** Neighbours: which addresses the kernel can reach on a link (linux/neighbour.h). */
-import { decodeIp, familyOf, type Ip } from './ip.ts';
+import { decodeIp, familyOf, type IpAddress } from '../address.ts';
 import { decodePayload, LITTLE_ENDIAN } from './message.ts';
 
 /** An entry of the neighbour tables of IPv4 (ARP) and IPv6 (neighbour discovery). */
-export interface Neighbour extends Ip {
+export interface Neighbour extends IpAddress {
   readonly ifindex: number;
   /** Nobody has answered for the address (NUD_FAILED). */
   readonly failed: boolean;

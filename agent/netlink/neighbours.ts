@@ -1,9 +1,10 @@
 /** Notice of neighbours that do not answer, read from what the kernel tells anyway. */
 import { constants } from 'node:os';
+import { setTicker } from '../clock.ts';
 import { type Channel, openNotices } from './channel.ts';
 import { decodeMessages } from './message.ts';
 import { decodeNeighbour, type Neighbour } from './neighbour.ts';
-import { everyUnref, type WatchParts } from './watch.ts';
+import type { WatchParts } from './watch.ts';
 
 export interface NeighbourWatchOptions {
   /** Called for each neighbour that has become FAILED, perhaps several times. */
@@ -23,11 +24,11 @@ const BUFFER_BYTES = 4096;
 /** Watches the network namespace of the calling thread, from now on. Throws SystemError if there is no socket to be had. */
 export function watchNeighbours(
   { onFailed, drainMs = 100 }: NeighbourWatchOptions,
-  { open, every }: WatchParts = { open: openNotices, every: everyUnref },
+  { open = openNotices, ticker = setTicker }: Partial<WatchParts> = {},
 ): { close(): void } {
   const channel = open([GROUP]);
   const buffer = new Uint8Array(BUFFER_BYTES);
-  const stop = every(drainMs, () => drain(channel, buffer, onFailed));
+  const stop = ticker(drainMs, () => drain(channel, buffer, onFailed));
   return {
     close() {
       stop();

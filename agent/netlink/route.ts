@@ -1,13 +1,14 @@
 /** The route that the host would take to an address (linux/rtnetlink.h). */
+
 import { constants } from 'node:os';
-import { afOf, decodeIp, encodeIp, familyOf, type Ip } from './ip.ts';
+import { decodeIp, encodeIp, FAMILIES, familyOf, type IpAddress } from '../address.ts';
 import { type Attributes, attribute, decodePayload, joined } from './message.ts';
 
 export interface Route {
   /** The interface it leaves by; the loopback if it is local. */
   readonly ifindex: number;
   /** The router on the way, of either family (RFC 5549); absent when the address itself is on the link. */
-  readonly gateway?: Ip;
+  readonly gateway?: IpAddress;
   /** Path MTU where the route or an ICMP message set one; else it is the link's. */
   readonly mtu?: number;
   /** An address of this host. */
@@ -32,10 +33,10 @@ const RTA_VIA = 18;
 const RTAX_MTU = 2;
 
 /** The payload of an RTM_GETROUTE for one destination. */
-export function routeRequest(destination: Ip): Uint8Array {
+export function routeRequest(destination: IpAddress): Uint8Array {
   const bytes = encodeIp(destination);
   const header = new Uint8Array(RTMSG);
-  header[0] = afOf(destination.family);
+  header[0] = FAMILIES[destination.family].af;
   header[1] = bytes.length * 8; // rtm_dst_len, in bits
   return joined(header, attribute(RTA_DST, bytes));
 }
@@ -54,7 +55,7 @@ export function decodeRoute(payload: Uint8Array): Route {
 }
 
 /** RTA_GATEWAY is of the destination's family; RTA_VIA (struct rtvia) names its own. */
-function decodeGateway(af: number, attributes: Attributes): Ip | undefined {
+function decodeGateway(af: number, attributes: Attributes): IpAddress | undefined {
   const gateway = attributes.bytes(RTA_GATEWAY);
   const family = familyOf(af);
   if (gateway !== undefined && family !== undefined) return decodeIp(family, gateway);

@@ -2,21 +2,13 @@
 import { constants } from 'node:os';
 import { check, SystemError } from '../ffi/errno.ts';
 import { type Channel, openRequests } from './channel.ts';
-import {
-  Attributes,
-  decodeMessages,
-  encodeMessage,
-  LITTLE_ENDIAN,
-  type Message,
-  NetlinkFormatError,
-} from './message.ts';
+import { Attributes, decodeMessages, encodeMessage, LITTLE_ENDIAN, type Message } from './message.ts';
 
 /** What can be asked (linux/rtnetlink.h). */
 const REQUESTS = {
   RTM_GETLINK: 18,
   RTM_GETADDR: 22,
   RTM_GETROUTE: 26,
-  RTM_GETQDISC: 38,
   RTM_GETTFILTER: 46,
 } as const;
 export type Request = keyof typeof REQUESTS;
@@ -117,7 +109,7 @@ function receiveUninterrupted(channel: Channel, buffer: Uint8Array): number {
 
 /** Passes `messages` through if the message that ends them says so; both kinds of ending start with 0 or -errno. */
 function succeeded(type: Request, end: Message, messages: Message[]): Message[] {
-  if (end.payload.length < 4) throw new NetlinkFormatError(`${type}: an ending of ${end.payload.length} bytes: want 4`);
+  if (end.payload.length < 4) throw new Error(`${type}: an ending of ${end.payload.length} bytes: want 4`);
   const result = new DataView(end.payload.buffer, end.payload.byteOffset).getInt32(0, LITTLE_ENDIAN);
   if (result < 0) throw new SystemError(type, -result, extendedText(end));
   return messages;

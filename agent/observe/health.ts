@@ -7,6 +7,7 @@ import type { Listener } from '../model.ts';
 
 export interface HealthSources {
   endpoints(): readonly EndpointHealth[];
+  listeners(): readonly Listener[];
   failsOpen(listener: Listener): boolean;
   isLastResort(listener: Listener): boolean;
   readonly statistics: {
@@ -17,7 +18,7 @@ export interface HealthSources {
 }
 
 /** Adds them to the registry. */
-export function registerHealth(registry: Registry, listeners: readonly Listener[], health: HealthSources): void {
+export function registerHealth(registry: Registry, health: HealthSources): void {
   const on = { registers: [registry] };
   const { rounds, hints } = health.statistics;
   new Gauge({
@@ -38,7 +39,8 @@ export function registerHealth(registry: Registry, listeners: readonly Listener[
     labelNames: ['listener'] as const,
     ...on,
     collect() {
-      for (const listener of listeners) this.set({ listener: listener.name }, health.failsOpen(listener) ? 1 : 0);
+      this.reset();
+      for (const one of health.listeners()) this.set({ listener: one.name }, health.failsOpen(one) ? 1 : 0);
     },
   });
   new Gauge({
@@ -47,7 +49,8 @@ export function registerHealth(registry: Registry, listeners: readonly Listener[
     labelNames: ['listener'] as const,
     ...on,
     collect() {
-      for (const listener of listeners) this.set({ listener: listener.name }, health.isLastResort(listener) ? 1 : 0);
+      this.reset();
+      for (const one of health.listeners()) this.set({ listener: one.name }, health.isLastResort(one) ? 1 : 0);
     },
   });
   new Counter({

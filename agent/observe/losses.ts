@@ -1,4 +1,5 @@
 /** Says in the log what the counters say: which datagrams did not take the fast way, and why. */
+import { setTicker, type Ticker } from '../clock.ts';
 import type { ListenerCounters } from '../datapath/datapath.ts';
 import type { Log } from '../log.ts';
 
@@ -7,25 +8,26 @@ export interface LossDependencies {
   readonly counters: () => readonly ListenerCounters[];
   /** What a reason means, in words. */
   readonly meaning: (reason: string) => string;
+  readonly ticker?: Ticker;
 }
 
 const INTERVAL_MS = 10_000;
 
 /** Looks every 10 s and logs a line for each listener and reason that grew. */
-export function watchLosses(dependencies: LossDependencies): { close(): void } {
-  let before = totals(dependencies.counters());
-  const timer = setInterval(() => {
-    const now = totals(dependencies.counters());
+export function watchLosses({ log, counters, meaning, ticker = setTicker }: LossDependencies): { close(): void } {
+  let before: ReturnType<typeof totals> = new Map();
+  const close = ticker(INTERVAL_MS, () => {
+    const now = totals(counters());
     for (const [key, { row, reason, count, fate }] of now) {
       const grown = count - (before.get(key)?.count ?? 0);
       if (grown <= 0) continue;
-      const meaning = dependencies.meaning(reason);
-      const what = meaning.startsWith('FIB') ? 'FIB lookup failed' : `datagrams ${fate}`;
-      dependencies.log.warn(what, { listener: row.listener.name, mode: row.mode, reason, datagrams: grown, meaning });
+      const means = meaning(reason);
+      const what = means.startsWith('FIB') ? 'FIB lookup failed' : `datagrams ${fate}`;
+      log.warn(what, { listener: row.listener.name, mode: row.mode, reason, datagrams: grown, meaning: means });
     }
     before = now;
-  }, INTERVAL_MS).unref();
-  return { close: () => clearInterval(timer) };
+  });
+  return { close };
 }
 
 function totals(rows: readonly ListenerCounters[]) {
@@ -33,5 +35,5 @@ function totals(rows: readonly ListenerCounters[]) {
     ...[...row.dropped].map(([reason, count]) => ({ row, reason, count, fate: 'dropped' })),
     ...[...row.toStack].map(([reason, count]) => ({ row, reason, count, fate: 'left to the stack' })),
   ]);
-  return new Map(entries.map((entry) => [`${entry.row.listener.id} ${entry.row.mode} ${entry.reason}`, entry]));
+  return new Map(entries.map((entry) => [`${entry.row.listener.name} ${entry.row.mode} ${entry.reason}`, entry]));
 }

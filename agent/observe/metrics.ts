@@ -4,15 +4,15 @@
  */
 import { Counter, Gauge, Registry } from 'prom-client';
 import type { ListenerCounters } from '../datapath/datapath.ts';
-import type { Listener } from '../model.ts';
 import { type DiscoveryStream, registerDiscovery } from './discovery.ts';
 import { type HealthSources, registerHealth } from './health.ts';
 
 export interface MetricSources {
   readonly version: string;
-  readonly listeners: readonly Listener[];
   readonly counters: () => readonly ListenerCounters[];
   readonly unready: () => readonly string[];
+  /** Errors that nobody expected, by where they came up. */
+  readonly internalErrors: () => ReadonlyMap<string, number>;
   readonly discovery: () => readonly DiscoveryStream[];
   readonly health: HealthSources;
 }
@@ -84,6 +84,17 @@ export function openMetrics(sources: MetricSources): Registry {
     ...on,
   });
 
+  new Counter({
+    name: 'udp_fanout_internal_errors_total',
+    help: 'Errors of the agent itself that it outlived, by where they came up',
+    labelNames: ['where'] as const,
+    ...on,
+    collect() {
+      this.reset();
+      for (const [where, count] of sources.internalErrors()) this.inc({ where }, count);
+    },
+  });
+
   const all = [received, forwarded, dropped, toStack, bytesReceived, bytesForwarded, active, downstream, deaths];
   const read = () => {
     const rows = sources.counters();
@@ -115,6 +126,6 @@ export function openMetrics(sources: MetricSources): Registry {
     },
   });
   registerDiscovery(registry, sources.discovery);
-  registerHealth(registry, sources.listeners, sources.health);
+  registerHealth(registry, sources.health);
   return registry;
 }

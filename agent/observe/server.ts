@@ -17,12 +17,7 @@ export interface Server {
   close(): Promise<void>;
 }
 
-/** The port or address is not to be had; one line. */
-export class ServerUnavailable extends Error {
-  override readonly name = 'ServerUnavailable';
-}
-
-/** Listens; throws ServerUnavailable. */
+/** Listens; throws where the port or address is not to be had, in one line. */
 export async function openServer({ bind, path, registry, unready, remarks }: ServerOptions): Promise<Server> {
   const server = fastify({ logger: false, forceCloseConnections: true });
   server.get(path, async (_request, reply) => reply.type(registry.contentType).send(await registry.metrics()));
@@ -39,7 +34,7 @@ export async function openServer({ bind, path, registry, unready, remarks }: Ser
     await server.listen({ host: bind.ip, port: bind.port });
   } catch (cause) {
     await server.close();
-    throw new ServerUnavailable(listenFailure(bind, cause as NodeJS.ErrnoException), { cause });
+    throw new Error(listenFailure(bind, cause as NodeJS.ErrnoException), { cause });
   }
   return { close: () => server.close() };
 }

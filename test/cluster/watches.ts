@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { formatAddress } from '../../agent/address.ts';
 import { openSliceApi, type SliceApi } from '../../agent/discovery/api.ts';
-import type { LiveSource } from '../../agent/discovery/endpoint-source.ts';
+import type { EndpointSource } from '../../agent/discovery/endpoint-source.ts';
 import { openKubernetesSource } from '../../agent/discovery/kubernetes.ts';
 import { until } from '../../lab/patience.ts';
 import { aListener, aLog } from '../fake/words.ts';
@@ -35,7 +35,6 @@ async function quietHour(plane: ControlPlane, service: Service): Promise<void> {
   await service.has(['10.9.0.1']);
   const log = aLog();
   const source = openKubernetesSource({
-    listeners: [listenerOf(service)],
     log,
     api: withTimeouts(openSliceApi(plane.credentials), (seconds) => Math.max(1, Math.round(seconds / FASTER))),
     now: () => performance.now() * FASTER,
@@ -44,6 +43,7 @@ async function quietHour(plane: ControlPlane, service: Service): Promise<void> {
       return () => clearTimeout(timer);
     },
   });
+  source.want([listenerOf(service)]);
   source.start(() => {});
   try {
     await comesTo(source, service, ['10.9.0.1']);
@@ -70,7 +70,8 @@ function beforeAndAfter(lines: readonly string[]): string[] {
 async function compacted(plane: ControlPlane, service: Service): Promise<void> {
   await service.has(['10.9.0.1', '10.9.0.2']);
   const api = withTimeouts(openSliceApi(plane.credentials), () => SHORT_WATCH_SECONDS);
-  const source = openKubernetesSource({ listeners: [listenerOf(service)], log: aLog(), api });
+  const source = openKubernetesSource({ log: aLog(), api });
+  source.want([listenerOf(service)]);
   const gaps: string[] = [];
   source.start(() => {
     const found = addresses(source, service);
@@ -109,10 +110,10 @@ function listenerOf({ namespace, name }: Service) {
   return aListener({ endpoints: { kind: 'kubernetes', namespace, service: name, port: PORT } });
 }
 
-function addresses(source: LiveSource, service: Service): string[] | undefined {
-  return source.endpoints(listenerOf(service))?.map(({ address }) => formatAddress(address).split(':')[0]!);
+function addresses(source: EndpointSource, service: Service): string[] | undefined {
+  return source.endpoints(listenerOf(service))?.list.map(({ address }) => formatAddress(address).split(':')[0]!);
 }
 
-async function comesTo(source: LiveSource, service: Service, wanted: readonly string[]): Promise<void> {
+async function comesTo(source: EndpointSource, service: Service, wanted: readonly string[]): Promise<void> {
   await until(`endpoints ${wanted}`, () => addresses(source, service)?.join() === wanted.join(), PATIENCE);
 }

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { formatAddress } from '../../agent/address.ts';
 import { openSliceApi } from '../../agent/discovery/api.ts';
 import type { Credentials } from '../../agent/discovery/credentials.ts';
-import type { LiveSource } from '../../agent/discovery/endpoint-source.ts';
+import type { EndpointSource } from '../../agent/discovery/endpoint-source.ts';
 import { openKubernetesSource } from '../../agent/discovery/kubernetes.ts';
 import type { Listener } from '../../agent/model.ts';
 import { patient } from '../../lab/patience.ts';
@@ -14,7 +14,7 @@ import { type Conversation, difference, type Exchange, filled, filledAll, type N
 const PATIENCE_MS = patient(5000);
 
 interface Followed {
-  readonly source: LiveSource;
+  readonly source: EndpointSource;
   readonly listener: Listener;
 }
 
@@ -121,7 +121,7 @@ class Talk {
 
   async #expectEndpoints(service: string, wanted: readonly string[]): Promise<string | undefined> {
     const { source, listener } = this.#followed.get(service) ?? this.#follow(service);
-    const found = () => source.endpoints(listener)?.map(({ address }) => formatAddress(address));
+    const found = () => source.endpoints(listener)?.list.map(({ address }) => formatAddress(address));
     for (let waited = 0; waited < PATIENCE_MS; waited += 20) {
       if (String(found()) === String(wanted)) return undefined;
       await sleep(20);
@@ -133,7 +133,8 @@ class Talk {
     const namespace = this.#names.get('namespace')!;
     const listener = aListener({ endpoints: { kind: 'kubernetes', namespace, service, port: 9000 } });
     const api = openSliceApi(this.#credentials);
-    const followed = { source: openKubernetesSource({ listeners: [listener], log: aLog(), api }), listener };
+    const followed = { source: openKubernetesSource({ log: aLog(), api }), listener };
+    followed.source.want([listener]);
     followed.source.start(() => {});
     this.#followed.set(service, followed);
     return followed;

@@ -61,6 +61,7 @@ const STORIES: readonly Story[] = [
       'udp_fanout_discovery_errors_total{instance="a", cause="forbidden"}': '0x90',
       'udp_fanout_ready{instance="a"}': '1x90',
       'udp_fanout_scrape_failures_total{instance="a"}': '0x90',
+      'udp_fanout_internal_errors_total{instance="a", where="losses"}': '0x90',
       'up{instance="a", namespace="udp-fanout", container="udp-fanout"}': '1x90',
     },
     fires: [],
@@ -131,6 +132,11 @@ const STORIES: readonly Story[] = [
     title: 'counters cannot be read',
     series: { 'udp_fanout_scrape_failures_total{instance="a"}': '0+1x90' },
     fires: ['UdpFanoutScrapeFailures'],
+  },
+  {
+    title: 'the agent outlives an error of its own',
+    series: { 'udp_fanout_internal_errors_total{instance="a", where="losses"}': '0+1x90' },
+    fires: ['UdpFanoutInternalErrors'],
   },
   {
     title: 'an agent is gone',

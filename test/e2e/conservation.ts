@@ -19,12 +19,14 @@ export type Wanted = number | { readonly atLeast: number };
 
 /**
  * A listener's counters as /metrics shows them. Waits for the datagrams that it must have received, and fails where these
- * are others or the counters do not add up.
+ * are others or the counters do not add up. Totals and downstreams lie in two maps, read one after the other: while
+ * datagrams come it may take more than one look to see both at one moment.
  */
 export async function ledger(agent: Agent, listener: string, wanted: Wanted): Promise<Ledger> {
   const least = typeof wanted === 'number' ? wanted : wanted.atLeast;
   let books = await read(agent, listener);
-  for (const end = performance.now() + patient(2000); books.received < least && performance.now() < end; ) {
+  const isEarly = () => books.received < least || sum(books.downstreams) !== books.forwarded;
+  for (const end = performance.now() + patient(2000); isEarly() && performance.now() < end; ) {
     await sleep(10);
     books = await read(agent, listener);
   }

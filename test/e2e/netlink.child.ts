@@ -4,14 +4,14 @@ import { watchNetwork } from '../../agent/netlink/watch.ts';
 
 type Question =
   | { readonly ask: 'call'; readonly method: Exclude<keyof Host, 'close'>; readonly argument?: unknown }
-  | { readonly ask: 'watch'; readonly routes: boolean };
+  | { readonly ask: 'watch' };
 
 const host = openHost();
 const say = (message: object) => process.send?.(message);
 
 process.on('message', (question: Question) => {
   if (question.ask === 'watch') {
-    watchNetwork({ onChange: (cause) => say({ cause }), routes: question.routes, drainMs: 20 });
+    watchNetwork({ onChange: (cause) => say({ cause }), drainMs: 20 });
     say({ answer: 'watching' });
     return;
   }

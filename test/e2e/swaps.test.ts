@@ -48,7 +48,7 @@ interface Opened {
 
 function userspace(log: ReturnType<typeof aLog>): Opened {
   const listener = aListener({ mode: 'userspace', interfaces: [], settings: { ...SETTINGS, pinCpus: false } });
-  return { listener, datapath: openUserspaceDatapath({ log, listeners: [listener] }), interfaces: [] };
+  return { listener, datapath: openUserspaceDatapath({ log }), interfaces: [] };
 }
 
 function kernelPath(log: ReturnType<typeof aLog>): Opened {
@@ -58,7 +58,6 @@ function kernelPath(log: ReturnType<typeof aLog>): Opened {
   const datapath = openTcDatapath({
     log,
     objectPath: OBJECT,
-    listeners: [listener],
     filters: (index) => host.filters(index),
     egressLookup: (interfaces) => egressLookup(host, interfaces),
   });
@@ -76,7 +75,7 @@ function swapper(node: Host, open: (log: ReturnType<typeof aLog>) => Opened) {
   const log = aLog();
   const inside = <T>(work: () => T) => node.namespace.inside(work);
   const { listener, datapath, interfaces } = inside(() => open(log));
-  cleanUps.push(() => inside(() => datapath.close()));
+  cleanUps.push(() => inside(() => datapath.remove()));
   const addresses = [{ family: 4, ip: '10.0.0.1' }] as const;
   const apply = (ips: readonly string[]) => {
     const tables = [
@@ -86,7 +85,7 @@ function swapper(node: Host, open: (log: ReturnType<typeof aLog>) => Opened) {
       ),
     ];
     return inside(() => {
-      const problems = datapath.apply({ addresses, listeners: [{ listener, interfaces, tables }] });
+      const problems = datapath.apply({ addresses, listeners: [{ listener, interfaces, absent: [], tables }] });
       return { at: realTime(), problems: problems.map(({ message }) => message) };
     });
   };

@@ -10,6 +10,6 @@ const TCX_INGRESS = 46;
 const [object = '', nic = ''] = process.argv.slice(2);
 const { index } = findLink(openHost().links(), nic)!;
 const create = koffi.load('libbpf.so.1').func('int bpf_link_create(int prog, int target, int type, const void *opts)');
-const link: number = create(loadObject(object, []).programFd, index, TCX_INGRESS, null);
+const link: number = create(loadObject(object).program.fd, index, TCX_INGRESS, null);
 process.stdout.write(link < 0 ? `not attached: ${link}\n` : 'attached\n');
 process.stdin.on('end', () => process.exit(0)).resume();

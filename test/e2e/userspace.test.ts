@@ -1,16 +1,17 @@
 /** The userspace datapath where it differs from the kernel path: sources, sizes, failures, its place as safety net. */
-import { closeSync, readdirSync } from 'node:fs';
+import { closeSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { Worker } from 'node:worker_threads';
 import { afterEach, describe, expect, test } from 'vitest';
 import { openUserspaceDatapath } from '../../agent/datapath/userspace/datapath.ts';
 import { type StartThread, startThread } from '../../agent/datapath/userspace/workers/pool.ts';
+import type { Listener } from '../../agent/model.ts';
 import { buildTable } from '../../agent/table.ts';
 import { type Agent, startAgent } from '../../lab/agent.ts';
 import type { Host, Topology } from '../../lab/host.ts';
 import { titled } from '../../lab/kernel.ts';
 import { labObstacle } from '../../lab/lab.ts';
 import { AF, bind, errnoName, SOCK, sendTo, socket } from '../../lab/libc.ts';
-import { patient } from '../../lab/patience.ts';
+import { patient, until } from '../../lab/patience.ts';
 import { type SingleNode, singleNode } from '../../lab/single-node.ts';
 import { encodeSockaddr, parseAddress } from '../../lab/sockaddr.ts';
 import { type Receivers, receive, send, startSending } from '../../lab/traffic.ts';
@@ -149,6 +150,21 @@ describe.skipIf(obstacle)(title('userspace: sources'), () => {
     // may just have a socket open to the kernel or to a scrape. Not 300.
     expect(readdirSync(`/proc/${agent.pid}/fd`).length - before).toBeLessThanOrEqual(2 * (4 + 2 + 2) + 3);
   });
+
+  test('preserve: also IPv6 where the loopback interface has none', async () => {
+    const topology = built(singleNode());
+    const { client, node, pods } = topology;
+    const six = withIpv6(topology);
+    node.namespace.sysctl({ 'net/ipv6/conf/lo/disable_ipv6': 1 });
+    const agent = await started(node, six, { bind: '[::]:9000', source: 'preserve' });
+    const at = await receivers(pods.map((pod, i) => ({ ...pod, ip: `fd00:1::1${i}` })));
+    const from = '[fd00::9]:40000';
+    const sent = await send(client, { to: '[fd00::1]:9000', from, count: 30, rate: 100 });
+    const report = await at.report({ expect: 30 });
+    expect(union(report, sent)).toEqual({ received: 30, missing: [], duplicated: [] });
+    expect(report.receivers.map(({ sources }) => sources)).toEqual(pods.map(() => ({ [from]: 10 })));
+    expect((await ledger(agent, 'test', 30)).forwarded).toBe(30);
+  });
 });
 
 describe.skipIf(obstacle)(title('userspace: downstreams that fail'), () => {
@@ -206,24 +222,67 @@ describe.skipIf(obstacle)(title('userspace: downstreams that fail'), () => {
 });
 
 describe.skipIf(obstacle)(title('userspace: tables'), () => {
+  const BASE = aListener({
+    mode: 'userspace',
+    interfaces: [],
+    settings: { maxPacketSize: 9000, batchSize: 64, workers: 2, recvBufSize: 64 << 20, maxSources: 16, pinCpus: false },
+  });
+
   /** A datapath in this process, its threads and sockets in the node's namespace; and a way to apply downstreams. */
   function inProcess(node: Host, options: { startThread?: StartThread } = {}) {
-    const settings = { maxPacketSize: 9000, batchSize: 64, workers: 2, recvBufSize: 64 << 20, maxSources: 16 };
-    const one = aListener({ mode: 'userspace', interfaces: [], settings: { ...settings, pinCpus: false } });
     const log = aLog();
-    const datapath = openUserspaceDatapath({ log, listeners: [one], ...options });
-    cleanUps.push(() => datapath.close());
-    const apply = (ips: readonly string[]) => {
-      const table = buildTable(
-        4,
-        ips.map((ip) => anEndpoint(ip, 9000)),
+    const datapath = openUserspaceDatapath({ log, ...options });
+    cleanUps.push(async () => {
+      datapath.remove();
+      await until('no worker is left', () => threads() === 0);
+    });
+    const apply = (ips: readonly string[], listeners: readonly Listener[] = [BASE]) => {
+      const tables = [
+        buildTable(
+          4,
+          ips.map((ip) => anEndpoint(ip, 9000)),
+        ),
+      ];
+      const addresses = [{ family: 4, ip: '10.0.0.1' }] as const;
+      return node.namespace.inside(() =>
+        datapath.apply({
+          addresses,
+          listeners: listeners.map((one) => ({ listener: one, interfaces: [], absent: [], tables })),
+        }),
       );
-      return datapath.apply({
-        addresses: [{ family: 4, ip: '10.0.0.1' }],
-        listeners: [{ listener: one, interfaces: [], tables: [table] }],
-      });
     };
-    return { datapath, log, apply: (ips: readonly string[]) => node.namespace.inside(() => apply(ips)) };
+    /** A worker may take long to begin, as a thread does on a busy machine: what waits for it is not lost. */
+    const forwarded = (name: string, count: number) =>
+      until(
+        `${count} datagrams forwarded by ${name}`,
+        () => datapath.counters().find(({ listener }) => listener.name === name)!.forwarded >= count,
+        { limit: 20_000 },
+      );
+    return { datapath, log, apply, forwarded };
+  }
+
+  /** Open sockets of this process but for those of its children's standard streams. */
+  function sockets(): number {
+    const unix = readFileSync('/proc/self/net/unix', 'utf8');
+    return readdirSync('/proc/self/fd').filter((fd) => {
+      try {
+        const [, inode] = /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/self/fd/${fd}`)) ?? [];
+        return inode !== undefined && !unix.includes(` ${inode}`);
+      } catch {
+        return false;
+      }
+    }).length;
+  }
+
+  /** Workers of this process, by the names of their threads. */
+  function threads(): number {
+    return readdirSync('/proc/self/task').filter((thread) => {
+      try {
+        return readFileSync(`/proc/self/task/${thread}/comm`, 'utf8').startsWith('udp-fanout-');
+      } catch {
+        return false;
+      }
+    }).length;
   }
 
   test('a worker that dies is started again, and what waited for it is forwarded', async () => {
@@ -243,6 +302,105 @@ describe.skipIf(obstacle)(title('userspace: tables'), () => {
     const deaths = log.lines.filter((line) => line.startsWith('ERROR userspace worker died listener="listener-0"'));
     expect(deaths).toHaveLength(2);
   });
+
+  test('a worker that is ended leaves no socket behind, whatever it had open', async () => {
+    const { client, node, pods } = built(singleNode());
+    const workers: ReturnType<typeof startThread>[] = [];
+    const kept: StartThread = (job) => {
+      workers.push(node.namespace.inside(() => startThread(job)));
+      return workers.at(-1)!;
+    };
+    const { datapath, log, apply, forwarded } = inProcess(node, { startThread: kept });
+    const at = await receivers(pods);
+    const before = sockets();
+    expect(apply(pods.map(({ ip }) => ip))).toEqual([]);
+    const opened = sockets();
+    const deaths = 3;
+    for (let death = 0; death < deaths; death++) {
+      // Clients' sockets for those that send several at once, raw ones for the rest.
+      const from = Array.from({ length: 8 }, (_, i) => `10.9.${death}.${i}:20000`);
+      const sent = await send(client, { to: '10.0.0.1:9000', from, count: 300 });
+      await forwarded('listener-0', (death + 1) * 300);
+      expect(union(await at.report({ expect: 300 }), sent)).toEqual({ received: 300, missing: [], duplicated: [] });
+      expect(sockets()).toBeGreaterThan(opened);
+      for (const worker of workers.slice(-2)) worker.terminate();
+      await until('both workers are started again', () => workers.length === 2 * (death + 2));
+    }
+    expect(datapath.counters()).toMatchObject([{ forwarded: deaths * 300, workerDeaths: deaths * 2 }]);
+    expect(log.lines.filter((line) => line.startsWith('ERROR userspace worker died'))).toHaveLength(deaths * 2);
+    expect(sockets()).toBe(opened);
+    datapath.remove();
+    await until('every socket is closed', () => sockets() === before);
+  });
+
+  test('where a thread cannot be started none is left, nor a socket, and the next try serves all', async () => {
+    const { client, node, pods } = built(singleNode());
+    let starts = 0;
+    const scarce: StartThread = (job) => {
+      if (++starts === 2) throw new Error('EAGAIN');
+      return node.namespace.inside(() => startThread(job));
+    };
+    const { apply, forwarded } = inProcess(node, { startThread: scarce });
+    const before = sockets();
+    expect(apply(pods.map(({ ip }) => ip))).toEqual([
+      { subject: 'listener(listener-0)', message: expect.stringMatching(/^failed to start worker 1: EAGAIN: /) },
+    ]);
+    await until('the first one is gone', () => sockets() === before && threads() === 0);
+    expect(apply(pods.map(({ ip }) => ip))).toEqual([]);
+    const at = await receivers(pods);
+    const from = Array.from({ length: 16 }, (_, i) => `10.0.0.9:${40000 + i}`);
+    const sent = await send(client, { to: '10.0.0.1:9000', from, count: 320 });
+    await forwarded('listener-0', 320);
+    expect(union(await at.report({ expect: 320 }), sent)).toEqual({ received: 320, missing: [], duplicated: [] });
+  });
+
+  test(
+    'a listener is known by its name: it moves with its counters, and goes with all that it had',
+    async () => {
+      const { client, node, pods } = built(singleNode());
+      const ips = pods.map(({ ip }) => ip);
+      const other = { ...BASE, id: 1, name: 'other', bind: { ...BASE.bind, port: 9001 } };
+      const { datapath, apply, forwarded } = inProcess(node);
+      const at = await receivers(pods);
+      const before = sockets();
+      const through = async (port: number, name: string, total: number) => {
+        const sent = await send(client, { to: `10.0.0.1:${port}`, from: CLIENT, count: 30 });
+        await forwarded(name, total);
+        expect(union(await at.report({ expect: 30 }), sent)).toEqual({ received: 30, missing: [], duplicated: [] });
+      };
+      const counted = () =>
+        Object.fromEntries(
+          datapath.counters().map(({ listener: { name }, forwarded, downstreams }) => {
+            return [name, [forwarded, [...downstreams.values()].reduce((sum, count) => sum + count, 0)]];
+          }),
+        );
+      apply(ips, [BASE, other]);
+      await through(9000, 'listener-0', 30);
+      await through(9001, 'other', 30);
+      expect(counted()).toEqual({ 'listener-0': [30, 30], other: [30, 30] });
+      // Another place in the file, and another port; with the tables left out, as they are where nothing is new.
+      apply(ips, [
+        { ...other, id: 0, bind: { ...BASE.bind, port: 9002 } },
+        { ...BASE, id: 1 },
+      ]);
+      await through(9002, 'other', 60);
+      await through(9000, 'listener-0', 60);
+      expect(counted()).toEqual({ 'listener-0': [60, 60], other: [60, 60] });
+      // Other settings: the sockets of before are no more.
+      apply(ips, [{ ...BASE, settings: { ...BASE.settings, workers: 1 } }]);
+      await through(9000, 'listener-0', 90);
+      expect(counted()).toEqual({ 'listener-0': [90, 90] });
+      await until('one worker is left', () => threads() === 1);
+      // The same name later is a new one.
+      apply(ips, [other]);
+      await through(9001, 'other', 30);
+      expect(counted()).toEqual({ other: [30, 30] });
+      apply(ips, []);
+      expect(counted()).toEqual({});
+      await until('nothing is left', () => sockets() === before && threads() === 0);
+    },
+    patient(90_000),
+  );
 });
 
 describe.skipIf(obstacle)(title('the safety net under the kernel path'), () => {

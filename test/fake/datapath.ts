@@ -1,19 +1,31 @@
 /** A datapath that keeps what it was told, and fails where it is told to. */
 import { formatAddress } from '../../agent/address.ts';
-import type { Blueprint, Datapath, ListenerCounters, Problem } from '../../agent/datapath/datapath.ts';
+import type { Blueprint, Datapath, DatapathMode, ListenerCounters, Problem } from '../../agent/datapath/datapath.ts';
+import type { Listener, SlotTable } from '../../agent/model.ts';
 
 export class FakeDatapath implements Datapath {
-  readonly mode = 'tc_ebpf';
+  readonly mode: DatapathMode;
   applied = 0;
-  closed = false;
+  /** How it ended. */
+  end: 'removed' | 'released' | undefined;
   problems: readonly Problem[] = [];
+  /** The listeners of the last blueprint, and the tables that each had last. */
+  listeners: readonly Listener[] = [];
+  readonly tables = new Map<string, readonly SlotTable[]>();
   /** Downstreams by listener, of the last blueprint that named any. */
   readonly downstreams = new Map<string, readonly string[]>();
   interfaces = new Map<string, readonly string[]>();
   addresses: readonly string[] = [];
 
+  constructor(mode: DatapathMode = 'tc_ebpf') {
+    this.mode = mode;
+  }
+
   apply({ listeners, addresses }: Blueprint): readonly Problem[] {
     this.applied++;
+    this.listeners = listeners.map(({ listener }) => listener);
+    for (const name of this.downstreams.keys())
+      if (!this.listeners.some((one) => one.name === name)) this.#forget(name);
     this.addresses = addresses.map(({ ip }) => ip);
     this.interfaces = new Map(
       listeners.map(({ listener, interfaces }) => [
@@ -25,15 +37,26 @@ export class FakeDatapath implements Datapath {
       if (tables.length === 0) continue;
       const slots = tables.flatMap((table) => table.slots.map(({ address }) => formatAddress(address)));
       this.downstreams.set(listener.name, slots);
+      this.tables.set(listener.name, tables);
     }
-    return this.problems;
+    const absent = this.mode === 'tc_ebpf' ? listeners.flatMap((one) => one.absent) : [];
+    return [...absent, ...this.problems];
+  }
+
+  #forget(name: string): void {
+    this.downstreams.delete(name);
+    this.tables.delete(name);
   }
 
   counters(): readonly ListenerCounters[] {
     return [];
   }
 
-  close(): void {
-    this.closed = true;
+  remove(): void {
+    this.end = 'removed';
+  }
+
+  release(): void {
+    this.end = 'released';
   }
 }

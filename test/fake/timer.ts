@@ -11,6 +11,18 @@ export class FakeTimer {
     };
   };
 
+  readonly every = (milliseconds: number, task: () => void): (() => void) => {
+    let cancel = () => {};
+    const next = () => {
+      cancel = this.set(milliseconds, () => {
+        next();
+        task();
+      });
+    };
+    next();
+    return () => cancel();
+  };
+
   /** Lets time pass, running what falls due in its order. */
   advance(milliseconds: number): void {
     const end = this.now + milliseconds;

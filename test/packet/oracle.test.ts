@@ -18,7 +18,7 @@ const SEED = Number(process.env.PACKET_SEED ?? 1);
 const RUNS = Number(process.env.PACKET_RUNS ?? 1200);
 const PACKETS_A_RUN = 40;
 /** What no packet alone can bring about. */
-const OUT_OF_REACH = ['forwarding_off', 'fib_other', 'rewrite_failed', 'redirect_failed'];
+const OUT_OF_REACH = ['forwarding_off', 'fib_other', 'downstream_gone', 'rewrite_failed', 'redirect_failed'];
 
 const listeners: OracleListener[] = Object.entries(LISTENERS).map(([name, plan], id) => {
   const listener = listenerOf(id, name, plan);

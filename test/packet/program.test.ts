@@ -1,5 +1,6 @@
 /** The real program, packet by packet: the tables of tables/ through BPF_PROG_TEST_RUN. */
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { ACTION } from '../../lab/test-run.ts';
 import { LISTENERS, type ListenerName } from './listeners.ts';
 import { ip, NET } from './node.ts';
@@ -98,6 +99,67 @@ describe.skipIf(!root)('the program (needs root)', () => {
     expect(rig.run(part(0)).moved).toMatchObject({ fragmented: { fragment: 1 } });
     rig.age(4);
     expect(rig.run(part(0)).moved).toMatchObject({ fragmented: { forwarded: 1 } });
+  });
+
+  describe('after a swap between two fragments of a datagram', () => {
+    const BYTES = 24;
+    const part = (side: typeof IPV4, name: ListenerName, offset: number) =>
+      toListener(side, name, { fragment: { id: 1, offset, more: true }, payload: Buffer.alloc(BYTES) }).frame;
+    const begin = (side: typeof IPV4, name: ListenerName = 'fragmented') => rig.run(part(side, name, 0));
+    const goOn = (side: typeof IPV4, name: ListenerName = 'fragmented') => rig.run(part(side, name, 32));
+    /** Takes the downstreams at these places away, of both families. */
+    const without = (name: ListenerName, ...places: readonly number[]) => {
+      const to = LISTENERS[name].to.filter((_, at) => !places.includes(at >> 1));
+      rig.apply({ ...LISTENERS, [name]: { ...LISTENERS[name], to } });
+    };
+    const lost = { pkts_received: 1, pkts_dropped: 1, downstream_gone: 1, bytes_received: BYTES };
+    afterEach(() => rig.apply(LISTENERS));
+
+    test.each([IPV4, IPV6])('IPv$family: the rest follows if its downstream is still there', (side) => {
+      begin(side);
+      without('fragmented', 1);
+      const { action, frame, moved } = goOn(side);
+      expect({ action, moved }).toEqual({
+        action: ACTION.REDIRECT,
+        moved: { fragmented: { bytes_received: BYTES, bytes_forwarded: BYTES } },
+      });
+      expect(frame[side.family === 4 ? 33 : 53], 'the last part of where it went').toBe(10);
+    });
+
+    test.each([IPV4, IPV6])('IPv$family: nothing goes to one that is gone; what is lost is counted once', (side) => {
+      begin(side);
+      without('fragmented', 0);
+      expect(goOn(side)).toMatchObject({ action: ACTION.SHOT, moved: { fragmented: lost } });
+      expect(goOn(side)).toMatchObject({ action: ACTION.SHOT, moved: { fragmented: { bytes_received: BYTES } } });
+      expect(goOn(side).moved.fragmented).toEqual({ bytes_received: BYTES });
+      // The next datagram with that identification is a new one.
+      expect(begin(side)).toMatchObject({ action: ACTION.REDIRECT, moved: { fragmented: { forwarded: 1 } } });
+      expect(goOn(side).action).toBe(ACTION.REDIRECT);
+    });
+
+    test('nor after several swaps', () => {
+      begin(IPV4);
+      without('fragmented', 0);
+      without('fragmented', 0, 1);
+      expect(goOn(IPV4)).toMatchObject({ action: ACTION.SHOT, moved: { fragmented: lost } });
+    });
+
+    test('each of many downstreams is told from its neighbour', () => {
+      const turns = (count: number) => {
+        const { frame } = toListener(IPV4, 'many');
+        for (let left = count; left > 0; left--) rig.run(frame);
+      };
+      turns(300);
+      begin(IPV4, 'many');
+      without('many', 299, 301);
+      expect(goOn(IPV4, 'many').action).toBe(ACTION.REDIRECT);
+      rig.apply(LISTENERS);
+      rig.rewind();
+      turns(300);
+      begin(IPV4, 'many');
+      without('many', 300);
+      expect(goOn(IPV4, 'many')).toMatchObject({ action: ACTION.SHOT, moved: { many: lost } });
+    });
   });
 
   test('counts each downstream’s datagrams', () => {

@@ -8,15 +8,15 @@ import { join } from 'node:path';
 import { parseIp } from '../../agent/address.ts';
 import type { Blueprint, Datapath } from '../../agent/datapath/datapath.ts';
 import { encodeU32, LAYOUT, VERDICTS } from '../../agent/datapath/tc/abi.ts';
+import type { BpfMap } from '../../agent/datapath/tc/bpf.ts';
 import { openTcDatapath } from '../../agent/datapath/tc/datapath.ts';
 import { egressLookup } from '../../agent/datapath/tc/egress.ts';
-import type { BpfMap } from '../../agent/datapath/tc/map.ts';
 import { PROGRAM } from '../../agent/datapath/tc/object.ts';
 import { check } from '../../agent/ffi/errno.ts';
-import { mapLookupBatch, mapNextKey, possibleCpus } from '../../agent/ffi/libbpf.ts';
+import { mapLookupBatch, possibleCpus } from '../../agent/ffi/libbpf.ts';
 import { familiesOf, type Listener } from '../../agent/model.ts';
 import { buildTable } from '../../agent/table.ts';
-import { mapsOf, programById } from '../../lab/loaded-program.ts';
+import { keysOf, mapsOf, programById } from '../../lab/loaded-program.ts';
 import { parseAddress } from '../../lab/sockaddr.ts';
 import { type TestRun, testRun } from '../../lab/test-run.ts';
 import { aListener, aLog } from '../fake/words.ts';
@@ -62,8 +62,6 @@ const WORDS = LAYOUT.stats.size / 8;
 /** Offset of seen_ns in struct fragment. */
 const SEEN_NS = 32;
 const { ENOENT } = constants.errno;
-/** Of the kernel's own errnos (include/linux/errno.h), which libc has no name for. */
-const ENOTSUPP = 524;
 
 export class Rig<Name extends string> implements Disposable {
   readonly node: Node;
@@ -73,7 +71,6 @@ export class Rig<Name extends string> implements Disposable {
   readonly #ifindex: Readonly<Record<LinkName, number>>;
   readonly #maps: ReadonlyMap<string, BpfMap>;
   readonly #cpus = possibleCpus();
-  #batches = true;
   #before: BigUint64Array;
 
   /** Enters a node of its own and applies the plans; needs root. */
@@ -85,7 +82,6 @@ export class Rig<Name extends string> implements Disposable {
     this.datapath = openTcDatapath({
       log: aLog(),
       objectPath: OBJECT,
-      listeners: this.#names.map((name, id) => listenerOf(id, name, plans[name])),
       filters: (ifindex) => this.node.host.filters(ifindex),
       egressLookup: (interfaces) => egressLookup(this.node.host, interfaces),
     });
@@ -115,20 +111,20 @@ export class Rig<Name extends string> implements Disposable {
   rewind(): void {
     const nothing = new Uint8Array(LAYOUT.stats.size * this.#cpus);
     for (const id of this.#names.keys()) this.#map('STATS').put(encodeU32(id), nothing);
-    for (const key of this.#fragments()) this.#map('FRAGMENTS').remove(key);
+    for (const key of keysOf(this.#map('FRAGMENTS'))) this.#map('FRAGMENTS').remove(key);
     this.#before = this.#read();
   }
 
   /** How many fragmented datagrams are remembered. */
   remembered(): number {
-    return this.#fragments().length;
+    return keysOf(this.#map('FRAGMENTS')).length;
   }
 
   /** Makes all that is remembered of fragments so much older. */
   age(seconds: number): void {
     const map = this.#map('FRAGMENTS');
     const value = Buffer.alloc(map.valueSize);
-    for (const key of this.#fragments()) {
+    for (const key of keysOf(map)) {
       map.get(key, value);
       value.writeBigUInt64LE(value.readBigUInt64LE(SEEN_NS) - BigInt(seconds) * 1_000_000_000n, SEEN_NS);
       map.put(key, value);
@@ -136,7 +132,7 @@ export class Rig<Name extends string> implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    this.datapath.close();
+    this.datapath.remove();
     for (const { fd } of this.#maps.values()) closeSync(fd);
     closeSync(this.programFd);
     this.node[Symbol.dispose]();
@@ -151,46 +147,29 @@ export class Rig<Name extends string> implements Disposable {
         return {
           listener,
           interfaces: (plans[name].on ?? ['eth0']).map((link) => ({ name: link, index: this.#ifindex[link] })),
+          absent: [],
           tables: familiesOf(listener).map((family) => buildTable(family, downstreams)),
         };
       }),
     };
   }
 
-  #fragments(): Uint8Array[] {
-    const { fd, keySize } = this.#map('FRAGMENTS');
-    const keys: Uint8Array[] = [];
-    for (let last: Uint8Array | null = null; ; ) {
-      const key = new Uint8Array(keySize);
-      if (mapNextKey(fd, last, key) !== 0) return keys;
-      keys.push(key);
-      last = key;
-    }
-  }
-
   #map(name: string): BpfMap {
     return this.#maps.get(name)!;
   }
 
-  /** STATS as it is: a row for each listener and CPU. */
+  /** STATS as it is: a row for each listener and CPU, in the order of the names. */
   #read(): BigUint64Array {
-    const { fd } = this.#map('STATS');
     const count = this.#names.length;
-    const values = new Uint8Array(LAYOUT.stats.size * this.#cpus * count);
-    const result = this.#batches ? mapLookupBatch(fd, null, new Uint8Array(4 * count), values, count) : -ENOTSUPP;
-    if (result === -ENOTSUPP) this.#readSingly(values);
-    else if (result !== -ENOENT) check('bpf_map_lookup_batch of STATS', result);
-    return new BigUint64Array(values.buffer);
-  }
-
-  /** Before Linux 5.13 a per-CPU array gives no batches. */
-  #readSingly(values: Uint8Array): void {
-    this.#batches = false;
-    const size = LAYOUT.stats.size * this.#cpus;
-    for (const id of this.#names.keys()) {
-      if (!this.#map('STATS').get(encodeU32(id), values.subarray(id * size, (id + 1) * size)))
-        throw new Error(`STATS has no row for listener ${id}`);
-    }
+    const words = WORDS * this.#cpus;
+    const keys = new Uint32Array(count);
+    const found = new BigUint64Array(words * count);
+    const { fd } = this.#map('STATS');
+    const result = mapLookupBatch(fd, null, new Uint8Array(keys.buffer), new Uint8Array(found.buffer), count);
+    if (result !== -ENOENT) check('bpf_map_lookup_batch of STATS', result);
+    const values = new BigUint64Array(found.length);
+    for (const [at, row] of keys.entries()) values.set(found.subarray(at * words, (at + 1) * words), row * words);
+    return values;
   }
 
   #difference(before: BigUint64Array, after: BigUint64Array): Moved<Name> {

@@ -28,11 +28,17 @@ interface Compiled {
 /** The same keys and values, as the agent's encoders write them. */
 const v4 = { family: 4, ip: '10.1.2.3', port: 9000 } as const;
 const v6 = { family: 6, ip: 'fd00::a:1', port: 514 } as const;
-const table = abi.encodeSlots(
+const table = abi.encodeTable(
   [
     { address: v4, hop: { local: false, egress: { ifindex: 7, mtu: 1450 } } },
     { address: v6, hop: { local: true } },
   ],
+  {
+    generation: 7,
+    since: 3,
+    previous: 6,
+    kept: Array.from({ length: 258 }, (_, at) => at === 0 || at === 33 || at === 257),
+  },
   3,
 );
 const ENCODED: Readonly<Record<string, Uint8Array>> = {
@@ -45,6 +51,8 @@ const ENCODED: Readonly<Record<string, Uint8Array>> = {
   head: table.subarray(0, 32),
   slot4: table.subarray(32, 64),
   slot6: table.subarray(64, 96),
+  kept: table.subarray(96, 128),
+  keptToo: table.subarray(128, 160),
 };
 
 /** C initializers for them. */
@@ -58,13 +66,18 @@ const SAMPLES: Readonly<Record<string, readonly [type: string, value: string]>> 
   bind6: ['struct bind_key', '{ .addr = V6, .ifindex = 258, .port = htons(514), .family = AF_INET6 }'],
   wildcard: ['struct bind_key', '{ .ifindex = 1, .port = htons(9000), .family = AF_INET }'],
   lead: ['struct bind', '{ .listener = 5, .table = 2 * 5 + 1 }'],
-  // Three cells of head and slots; two slots share a cell of counters, one such row for each CPU.
-  head: ['union cell', '{ .head = { .slots = 2, .counters = 3, .counters_a_cpu = 1 } }'],
+  // Three cells of head and slots, two of bits; two slots share a cell of counters, one such row for each CPU.
+  head: [
+    'union cell',
+    '{ .head = { .slots = 2, .counters = 5, .counters_a_cpu = 1, .generation = 7, .since = 3, .previous = 6, .kept = 3 } }',
+  ],
   slot4: [
     'union cell',
     '{ .slot = { .addr.bytes = { 10, 1, 2, 3 }, .port = htons(9000), .hop = NEXT_HOP_NEIGH, .ifindex = 7, .mtu = 1450 } }',
   ],
   slot6: ['union cell', '{ .slot = { .addr = V6, .port = htons(514), .hop = NEXT_HOP_LOCAL } }'],
+  kept: ['union cell', '{ .kept = { 1, 2 } }'],
+  keptToo: ['union cell', '{ .kept = { 2 } }'],
 };
 
 const FATES: readonly abi.Fate[] = ['FORWARDED', 'STACK', 'DROPPED'];

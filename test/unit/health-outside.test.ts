@@ -7,6 +7,7 @@ import { registerHealth } from '../../agent/observe/health.ts';
 import { Reconciler } from '../../agent/reconciler.ts';
 import { FakeDatapath } from '../fake/datapath.ts';
 import { FakeEchoNetwork } from '../fake/echo-network.ts';
+import { FakeSource } from '../fake/source.ts';
 import { FakeTimer } from '../fake/timer.ts';
 import { aLink, aListener, aLog, anEndpoint } from '../fake/words.ts';
 
@@ -27,17 +28,16 @@ function rig(enabled = true) {
   const datapath = new FakeDatapath();
   const reconciler = new Reconciler({
     log,
-    listeners: [listener],
-    source: { endpoints: () => endpoints, close: () => {} },
+    source: new FakeSource([['syslog', endpoints]]),
     health,
     host: { links: () => [aLink()], addresses: () => [] },
     datapath,
     timer: timer.set,
   });
   health.start(() => reconciler.trigger());
-  reconciler.trigger();
+  reconciler.want([listener]);
   const registry = new Registry();
-  registerHealth(registry, [listener], health);
+  registerHealth(registry, health);
   return { timer, network, health, datapath, registry, listener };
 }
 

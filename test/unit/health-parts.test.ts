@@ -320,12 +320,12 @@ describe('neighbours', () => {
         close: () => void world.closed++,
       };
     };
-    const every = (_: number, tick: () => void) => {
+    const ticker = (_: number, tick: () => void) => {
       world.tick = tick;
       return () => {};
     };
     const failed: Neighbour[] = [];
-    const watch = watchNeighbours({ onFailed: (one) => failed.push(one) }, { open, every });
+    const watch = watchNeighbours({ onFailed: (one) => failed.push(one) }, { open, ticker });
     world.tick();
     world.tick();
     expect(failed.map(({ ip }) => ip)).toEqual(['10.0.1.11', 'fd00::11']);

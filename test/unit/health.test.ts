@@ -1,6 +1,7 @@
 /** Health as a whole on a virtual clock: real packets, a simulated network, a reader of the log. */
 import { describe, expect, test } from 'vitest';
 import type { Health as HealthConfig } from '../../agent/config/load.ts';
+import { endpointSet } from '../../agent/discovery/endpoint-source.ts';
 import { Health } from '../../agent/health/health.ts';
 import { openIcmp } from '../../agent/health/icmp.ts';
 import type { Endpoint, Listener } from '../../agent/model.ts';
@@ -17,6 +18,7 @@ const CONFIG: HealthConfig = {
   fall: 1,
   rise: 2,
 };
+const DUAL_STACK = { family: 6, ip: '::', port: 9000 } as const;
 const INTERVAL = 5000;
 const TIMEOUT = 2000;
 
@@ -50,9 +52,9 @@ function rig({ config = {}, ips = ['10.0.1.10', '10.0.1.11', '10.0.1.12'] }: Par
     },
   });
   health.start(() => void world.changes++);
-  const listener = aListener({ name: 'syslog' });
+  const listener = aListener({ name: 'syslog', bind: DUAL_STACK });
   const inUse = (of: Listener = listener, endpoints: readonly Endpoint[] = world.endpoints) =>
-    health.select(of, endpoints).downstreams.map(({ address }) => address.ip);
+    health.select(of, endpointSet(endpoints)).downstreams.map(({ address }) => address.ip);
   inUse();
   /** Milliseconds until `ip` is out of use. */
   const untilOut = (ip: string) => {
@@ -331,9 +333,10 @@ describe('a probe that cannot leave this host', () => {
     const clock = { timer: timer.set, now: () => timer.now, random: () => 0.5 };
     const health = new Health({ log, config: CONFIG, clock, openProber: openIcmp(network.open) });
     const endpoints = [anEndpoint('10.0.1.10'), anEndpoint('fd00::10')];
-    health.select(aListener(), endpoints);
+    const listener = aListener({ bind: DUAL_STACK });
+    health.select(listener, endpointSet(endpoints));
     timer.advance(30_000);
-    expect(health.select(aListener(), endpoints).downstreams).toHaveLength(2);
+    expect(health.select(listener, endpointSet(endpoints)).downstreams).toHaveLength(2);
     expect(health.statistics.rounds.answered).toBeGreaterThan(4);
     expect(health.statistics.rounds.unsent).toBeGreaterThan(4);
     expect(log.lines[0]).toContain('cause="Address family not supported by protocol"');
@@ -569,10 +572,10 @@ describe('where no endpoint is ready', () => {
   test('the same downstreams are the same list, so that no table is built anew', () => {
     const { timer, health, listener } = rig();
     const endpoints = [anEndpoint('10.0.1.10'), ...unready('10.0.1.11', '10.0.1.12')];
-    const { downstreams } = health.select(listener, endpoints);
+    const { downstreams } = health.select(listener, endpointSet(endpoints));
     timer.advance(2 * INTERVAL);
-    expect(health.select(listener, endpoints).downstreams).toBe(downstreams);
-    expect(health.select(listener, [...endpoints]).downstreams).toBe(downstreams);
+    expect(health.select(listener, endpointSet(endpoints)).downstreams).toBe(downstreams);
+    expect(health.select(listener, endpointSet([...endpoints])).downstreams).toBe(downstreams);
   });
 });
 
@@ -620,7 +623,7 @@ describe('listeners and discovery', () => {
       { ...anEndpoint('10.0.1.12'), name: 'vector-9' },
     ];
     const inUse = (name: string) =>
-      health.select(listener, pods(name)).downstreams.map((pod) => (pod as Endpoint).name);
+      health.select(listener, endpointSet(pods(name))).downstreams.map((pod) => (pod as Endpoint).name);
     network.host('10.0.1.11', 'dead');
     network.host('10.0.1.12');
     inUse('vector-1');
@@ -680,5 +683,86 @@ describe('a thousand downstreams', () => {
     timer.advance(INTERVAL / 2 + TIMEOUT);
     expect(inUse()).toHaveLength(1000);
     expect(log.lines.filter((line) => line.includes('(fail_open) listener='))).toHaveLength(1);
+  });
+});
+
+describe('the listeners that are kept', () => {
+  test('are all that anything is known of: targets, remarks and what lasts go with the others', () => {
+    const { network, timer, inUse, log, health, listener } = rig({ ips: ['10.0.1.10'] });
+    const other = aListener({ id: 1, name: 'statsd' });
+    health.keep([listener, other]);
+    network.host('10.0.1.20');
+    inUse(other, [anEndpoint('10.0.1.20')]);
+    network.host('10.0.1.10', 'dead');
+    timer.advance(2 * INTERVAL);
+    expect(health.remarks()).toHaveLength(1);
+    expect(health.failsOpen(listener)).toBe(true);
+    health.keep([other]);
+    const asked = network.asked('10.0.1.10');
+    const lines = log.lines.length;
+    timer.advance(900_000);
+    expect(network.asked('10.0.1.10')).toBe(asked);
+    expect(network.asked('10.0.1.20')).toBeGreaterThan(100);
+    expect([health.remarks(), health.failsOpen(listener), log.lines.length]).toEqual([[], false, lines]);
+    expect(health.listeners()).toEqual([other]);
+    expect(health.endpoints().map((one) => one.listener.name)).toEqual(['statsd']);
+  });
+
+  test('that share a target with one that is gone go on with what is known of it', () => {
+    const { network, inUse, untilOut, health, listener } = rig();
+    const other = aListener({ id: 1, name: 'statsd' });
+    health.keep([listener, other]);
+    const shared = [anEndpoint('10.0.1.11'), anEndpoint('10.0.1.12')];
+    inUse(other, shared);
+    network.host('10.0.1.11', 'dead');
+    untilOut('10.0.1.11');
+    health.keep([other]);
+    expect(inUse(other, shared)).toEqual(['10.0.1.12']);
+  });
+
+  test('are known by their names: another place is no news, and another name is another listener', () => {
+    const { network, inUse, untilOut, listener, health, world } = rig();
+    network.host('10.0.1.11', 'dead');
+    untilOut('10.0.1.11');
+    const set = endpointSet(world.endpoints);
+    const { version } = health.select(listener, set);
+    expect(health.select({ ...listener, id: 7 }, set).version).toBe(version);
+    expect(inUse({ ...listener, id: 7 })).toEqual(['10.0.1.10', '10.0.1.12']);
+  });
+});
+
+describe('a Service that goes dark', () => {
+  /** How often anything looks at an endpoint while all of so many go down, and notices of their neighbours come. */
+  function looks(count: number): number {
+    const { network, timer, inUse, world } = rig({ ips: [] });
+    let reads = 0;
+    const endpoints = Array.from({ length: count }, (_, index): Endpoint => {
+      const { address, weight } = anEndpoint(`10.1.${index >> 8}.${index & 255}`);
+      return {
+        weight,
+        get address() {
+          reads++;
+          return address;
+        },
+      };
+    });
+    for (const { address } of endpoints) network.host(address.ip);
+    inUse(undefined, endpoints);
+    timer.advance(INTERVAL);
+    const ips = endpoints.map(({ address }) => address.ip);
+    for (const ip of ips) network.host(ip, 'dead');
+    reads = 0;
+    for (const ip of ips) world.failNeighbour(ip);
+    timer.advance(INTERVAL + TIMEOUT);
+    expect(world.changes).toBeGreaterThanOrEqual(count);
+    const all = reads;
+    expect(inUse(undefined, endpoints)).toHaveLength(count);
+    return all;
+  }
+
+  test('costs each endpoint as much as if it were alone', () => {
+    const [few, many] = [looks(50) / 50, looks(200) / 200];
+    expect(few).toBeGreaterThan(0);
+    expect(many).toBeLessThanOrEqual(1.5 * few);
   });
 });

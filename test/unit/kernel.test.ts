@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { constants, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { chargedBytes, firstThatFits, type Sizes, sizesFor, smallerSizes } from '../../agent/datapath/tc/sizes.ts';
+import { chargedBytes, firstThatFits, lessenedMaps, SIZES, type Sizes } from '../../agent/datapath/tc/sizes.ts';
 import { sectionText } from '../../agent/ffi/elf.ts';
 import { SystemError } from '../../agent/ffi/errno.ts';
 import { FEATURES, hasCoalescing, hasSegmentation, lacks, predates, versionOf } from '../../agent/kernel/features.ts';
@@ -16,7 +16,6 @@ import {
   permissionDenied,
   type Surroundings,
 } from '../../agent/kernel/refusal.ts';
-import { aListener } from '../fake/words.ts';
 
 const { EPERM, EACCES, ENOENT, EOPNOTSUPP, E2BIG } = constants.errno;
 const MIB = 1 << 20;
@@ -180,24 +179,25 @@ describe('memory for maps', () => {
 });
 
 describe('map sizes', () => {
-  const wanted = sizesFor([aListener()]);
+  const [limits, ...smaller] = SIZES;
 
-  test('are as large as the config needs', () => {
-    expect(wanted).toEqual({ STATS: 1, BINDS: 64, ADDRESSES: 65536, FRAGMENTS: 16384 });
-    const dual = aListener({ bind: { family: 6, ip: '::', port: 1 }, interfaces: ['a', 'b', 'c'] });
-    const many = Array.from({ length: 256 }, () => dual);
-    // Both families of each, twice.
-    expect(sizesFor(many)).toMatchObject({ STATS: 256, BINDS: 256 * 3 * 2 * 2 });
-    expect(sizesFor([]).STATS).toBe(1);
+  test('are the limits, whatever the config of the moment', () => {
+    expect(limits).toEqual({ STATS: 256, BINDS: 8192, ADDRESSES: 65536, FRAGMENTS: 16384 });
   });
 
   test('fit 8 MiB where maps are charged, also beside those of the agent that is replaced', () => {
-    const [whole, ...smaller] = smallerSizes(wanted).map((sizes) => chargedBytes(sizes, 8));
-    expect(whole).toBeGreaterThan(8 * MIB);
-    for (const bytes of smaller) expect(2 * bytes).toBeLessThan(8 * MIB);
-    expect(smaller.at(-1)).toBeLessThan(MIB);
-    const all = Array.from({ length: 256 }, (_, id) => aListener({ id }));
-    expect(chargedBytes(smallerSizes(sizesFor(all)).at(-1)!, 16)).toBeLessThan(4 * MIB);
+    expect(chargedBytes(limits!, 8)).toBeGreaterThan(8 * MIB);
+    for (const sizes of smaller) expect(2 * chargedBytes(sizes, 8)).toBeLessThan(8 * MIB);
+    expect(chargedBytes(smaller[1]!, 8)).toBeLessThan(MIB);
+    expect(chargedBytes(smaller.at(-1)!, 8)).toBeLessThan(0.8 * MIB);
+    expect(2 * chargedBytes(smaller.at(-1)!, 128)).toBeLessThan(4 * MIB);
+  });
+
+  test('keep rows for all listeners as long as those are not what costs', () => {
+    expect(smaller.map(({ STATS }) => STATS)).toEqual([256, 64, 16]);
+    expect(lessenedMaps(smaller[1]!)).toContain(
+      'room for 64 listeners, 512 pairs of a bind and an interface, 4096 addr',
+    );
   });
 
   test('become smaller until the kernel takes them, and no smaller than that', () => {
@@ -206,7 +206,7 @@ describe('map sizes', () => {
       if (chargedBytes(sizes, 2) > limit) throw shortage;
       return sizes.ADDRESSES;
     };
-    const tried = (limit: number) => firstThatFits(smallerSizes(wanted), kernel(limit), (error) => error === shortage);
+    const tried = (limit: number) => firstThatFits(SIZES, kernel(limit), (error) => error === shortage);
     expect(tried(16 * MIB)).toBe(65536);
     expect(tried(8 * MIB)).toBe(16384);
     expect(tried(MIB)).toBe(4096);
@@ -219,8 +219,8 @@ describe('map sizes', () => {
       attempts.push(sizes);
       throw new Error('EACCES');
     };
-    expect(() => firstThatFits(smallerSizes(wanted), refuse, () => false)).toThrow('EACCES');
-    expect(attempts).toEqual([wanted]);
+    expect(() => firstThatFits(SIZES, refuse, () => false)).toThrow('EACCES');
+    expect(attempts).toEqual([limits]);
   });
 });
 

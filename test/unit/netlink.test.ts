@@ -4,7 +4,7 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { decodeAddress } from '../../agent/netlink/address.ts';
 import type { Channel } from '../../agent/netlink/channel.ts';
-import { decodeFilter, decodeQdisc } from '../../agent/netlink/filter.ts';
+import { decodeFilter } from '../../agent/netlink/filter.ts';
 import { openHost } from '../../agent/netlink/host.ts';
 import { decodeLink, findLink } from '../../agent/netlink/link.ts';
 import {
@@ -14,7 +14,6 @@ import {
   decodePayload,
   encodeMessage,
   joined,
-  NetlinkFormatError,
   u32,
 } from '../../agent/netlink/message.ts';
 import { decodeRoute, routeRequest } from '../../agent/netlink/route.ts';
@@ -28,6 +27,9 @@ const NLM_F_DUMP_INTR = 0x10;
 const NLM_F_ACK_TLVS = 0x200;
 const NLA_F_NESTED = 0x8000;
 
+/** What decoding says of bytes that are not what they claim to be; anything else that it throws is a fault of its own. */
+const FORMAT =
+  /^(Error: )?(\d+ bytes are left, |(message|attribute) length |payload of |attribute \d+ has |IPv[46] address of |RTM_\w+: an ending of )/;
 const hex = (text: string) => new Uint8Array(Buffer.from(text.replaceAll(' ', ''), 'hex'));
 const text = (value: string) => new Uint8Array(Buffer.from(`${value}\0`));
 
@@ -53,7 +55,6 @@ describe('messages', () => {
     ['length beyond the end', '11000000 0000 0000 00000000 00000000', 'message length 17'],
     ['length of 4 GiB', 'ffffffff 0000 0000 00000000 00000000', 'message length 4294967295'],
   ])('with a %s are refused', (_, bytes, message) => {
-    expect(() => decodeMessages(hex(bytes))).toThrow(NetlinkFormatError);
     expect(() => decodeMessages(hex(bytes))).toThrow(message);
   });
 });
@@ -82,13 +83,13 @@ describe('attributes', () => {
     ['a length beyond the end', '0900 0100 00000000'],
     ['less than a header at the end', '0400 0100 0000'],
   ])('with %s are refused', (_, bytes) => {
-    expect(() => new Attributes(hex(bytes))).toThrow(NetlinkFormatError);
+    expect(() => new Attributes(hex(bytes))).toThrow(FORMAT);
   });
 
   test('too short for what is asked are refused', () => {
     const attributes = new Attributes(attribute(4, hex('01')));
     expect(() => attributes.u32(4)).toThrow('attribute 4 has 1 bytes: want 4');
-    expect(() => attributes.u16be(4)).toThrow(NetlinkFormatError);
+    expect(() => attributes.u16be(4)).toThrow('attribute 4 has 1 bytes: want 2');
     expect(() => decodePayload(hex('0102'), 16)).toThrow('payload of 2 bytes: want at least 16');
   });
 
@@ -111,7 +112,7 @@ describe('attributes', () => {
 });
 
 describe('random bytes', () => {
-  const decoders = { decodeMessages, decodeLink, decodeAddress, decodeRoute, decodeFilter, decodeQdisc };
+  const decoders = { decodeMessages, decodeLink, decodeAddress, decodeRoute, decodeFilter };
 
   /** Bytes with lengths that are often right, so that the inner parts are reached. */
   const attributes = fc
@@ -130,7 +131,7 @@ describe('random bytes', () => {
         try {
           decode(bytes);
         } catch (error) {
-          expect(error).toBeInstanceOf(NetlinkFormatError);
+          expect(String(error)).toMatch(FORMAT);
         }
       }),
       { numRuns: 2000 },
@@ -223,7 +224,6 @@ describe('decoding', () => {
       chain: 5,
       bpfName: 'udp_fanout',
       bpfId: 42,
-      bpfTag: '0123456789abcdef',
     });
     expect(decodeFilter(joined(tcmsg('00000000'), kind))).toBeUndefined();
   });
@@ -289,7 +289,7 @@ describe('a request', () => {
 
   test('that fails without words throws the errno', () => {
     const { socket } = fakeKernel((sequence) => [failure(sequence, ENODEV)]);
-    expect(() => socket.request('RTM_GETQDISC', 0, hex(''))).toThrow(/^RTM_GETQDISC: ENODEV$/);
+    expect(() => socket.request('RTM_GETTFILTER', 0, hex(''))).toThrow(/^RTM_GETTFILTER: ENODEV$/);
   });
 
   test('is repeated when the tables changed during the dump', () => {
@@ -321,7 +321,7 @@ describe('a request', () => {
 
   test('with a malformed answer throws a format error, and leaves no half-read socket behind', () => {
     const { socket, state } = fakeKernel(() => [hex('00')]);
-    expect(() => socket.request('RTM_GETLINK', NLM_F_DUMP, hex(''))).toThrow(NetlinkFormatError);
+    expect(() => socket.request('RTM_GETLINK', NLM_F_DUMP, hex(''))).toThrow(FORMAT);
     expect(state).toMatchObject({ opened: 1, closed: 1 });
   });
 
@@ -333,7 +333,7 @@ describe('a request', () => {
 });
 
 describe('the watch', () => {
-  function start(options: { routes?: boolean } = {}) {
+  function start() {
     const causes: ChangeCause[] = [];
     const timers = new Map<number, () => void>();
     const state = { queue: [] as number[], receives: 0, closed: 0, groups: [] as readonly number[] };
@@ -349,11 +349,11 @@ describe('the watch', () => {
       state.groups = groups;
       return channel;
     };
-    const every = (milliseconds: number, tick: () => void) => {
+    const ticker = (milliseconds: number, tick: () => void) => {
       timers.set(milliseconds, tick);
       return () => void timers.delete(milliseconds);
     };
-    const watch = watchNetwork({ onChange: (cause) => causes.push(cause), ...options }, { open, every });
+    const watch = watchNetwork({ onChange: (cause) => causes.push(cause) }, { open, ticker });
     return { causes, timers, state, watch, drain: () => timers.get(100)!() };
   }
 
@@ -391,15 +391,8 @@ describe('the watch', () => {
     expect(causes).toEqual(['notice', 'notice']);
   });
 
-  test('triggers a resync every 30 s', () => {
-    const { causes, timers } = start();
-    timers.get(30_000)!();
-    expect(causes).toEqual(['resync']);
-  });
-
-  test('hears of routes only when asked to', () => {
+  test('hears of links, filters and addresses, and not of routes', () => {
     expect(start().state.groups).toEqual([1, 4, 5, 9]);
-    expect(start({ routes: true }).state.groups).toEqual([1, 4, 5, 9, 7, 11]);
   });
 
   test('stops its timers and closes its socket', () => {

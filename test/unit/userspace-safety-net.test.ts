@@ -11,10 +11,13 @@ test('each time that it is missing is said, and each time that it is there again
   const bind = { family: 4 as const, ip: '127.0.0.1', port: taken.port };
   const listener = aListener({ name: 'syslog', bind });
   const log = aLog();
-  const datapath = openUserspaceDatapath({ log, listeners: [listener], isSafetyNet: () => true });
+  const datapath = openUserspaceDatapath({ log, isSafetyNet: () => true });
   const tables = [buildTable(4, [anEndpoint('10.0.0.1')])];
   const apply = (listeners: readonly (typeof listener)[]) =>
-    datapath.apply({ addresses: [], listeners: listeners.map((one) => ({ listener: one, interfaces: [], tables })) });
+    datapath.apply({
+      addresses: [],
+      listeners: listeners.map((one) => ({ listener: one, interfaces: [], absent: [], tables })),
+    });
   const missing = expect.stringMatching(
     /^WARN no safety net: failed to open listener "syslog" on 127\.0\.0\.1:\d+: .*has the port$/,
   );
@@ -35,7 +38,7 @@ test('each time that it is missing is said, and each time that it is there again
     apply([listener]);
     expect(log.lines).toEqual([missing, back, missing, back]);
   } finally {
-    datapath.close();
+    datapath.remove();
   }
 });
 

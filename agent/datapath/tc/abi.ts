@@ -3,9 +3,9 @@
  * against clang, object.ts against the loaded maps. Integers are in host order, which is little-endian on every machine
  * that we ship for; ports and addresses are in network order.
  */
-import { type Family, type IpAddress, ipBytes, isWildcard, type SocketAddress } from '../../address.ts';
+import { FAMILIES, type Family, type IpAddress, ipBytes, isWildcard, type SocketAddress } from '../../address.ts';
 
-export const ABI = 1;
+export const ABI = 2;
 
 export const CONSTANTS = {
   MAX_LISTENERS: 256,
@@ -15,6 +15,7 @@ export const CONSTANTS = {
   MAX_ADDRESSES: 65536,
   MAX_FRAGMENTED: 16384,
   COUNTERS_A_CELL: 4,
+  KEPT_A_CELL: 256,
   ADDRESS_LOCAL: 1,
   ADDRESS_BOUND: 2,
   PORT_SPECIFIC: 1,
@@ -30,10 +31,19 @@ export const LAYOUT = {
   bind: { size: 8, listener: 0, table: 4 },
   slot: { size: 32, addr: 0, port: 16, hop: 18, ifindex: 20, mtu: 24 },
   fragment_key: { size: 44, saddr: 0, daddr: 16, id: 32, ifindex: 36, family: 40 },
-  fragment: { size: 48, slot: 0, seen_ns: 32, listener: 40, to_stack: 44 },
-  table_head: { size: 32, slots: 0, counters: 4, counters_a_cpu: 8 },
+  fragment: { size: 56, slot: 0, seen_ns: 32, table: 40, at: 44, generation: 48, way: 52 },
+  table_head: {
+    size: 32,
+    slots: 0,
+    counters: 4,
+    counters_a_cpu: 8,
+    generation: 12,
+    since: 16,
+    previous: 20,
+    kept: 24,
+  },
   stats: {
-    size: 208,
+    size: 216,
     pkts_received: 0,
     pkts_forwarded: 8,
     pkts_to_stack: 16,
@@ -41,7 +51,7 @@ export const LAYOUT = {
     bytes_received: 32,
     bytes_forwarded: 40,
     forwarded: 48,
-    next_slot: 200,
+    next_slot: 208,
   },
 } as const;
 
@@ -63,6 +73,11 @@ export const VERDICTS: readonly { readonly name: string; readonly fate: Fate; re
   { name: 'fib_lwt', fate: 'STACK', meaning: 'FIB: the route encapsulates, which only the stack can do' },
   { name: 'fib_other', fate: 'STACK', meaning: 'FIB: an answer that the program does not know' },
   { name: 'no_downstream', fate: 'DROPPED', meaning: 'no live downstream' },
+  {
+    name: 'downstream_gone',
+    fate: 'DROPPED',
+    meaning: 'the rest of a fragmented datagram whose downstream was removed',
+  },
   { name: 'fib_blackhole', fate: 'DROPPED', meaning: 'FIB: blackhole route' },
   { name: 'fib_unreachable', fate: 'DROPPED', meaning: 'FIB: unreachable route' },
   { name: 'fib_prohibit', fate: 'DROPPED', meaning: 'FIB: prohibit route' },
@@ -82,9 +97,6 @@ export interface Egress {
   readonly mtu: number;
 }
 
-/** AF_INET, AF_INET6 of bits/socket.h. */
-const addressFamily = (family: Family) => (family === 4 ? 2 : 10);
-
 /** Index of TABLES. */
 export function tableIndex(listener: number, family: Family): number {
   return listener * 2 + (family === 6 ? 1 : 0);
@@ -100,7 +112,7 @@ export function encodeAddressKey({ family, ip }: IpAddress): Uint8Array {
   const { size, addr, family: at } = LAYOUT.address_key;
   const bytes = new Uint8Array(size);
   bytes.set(ipBytes(family, ip), addr);
-  view(bytes).setUint32(at, addressFamily(family), true);
+  view(bytes).setUint32(at, FAMILIES[family].af, true);
   return bytes;
 }
 
@@ -111,7 +123,7 @@ export function encodeBindKey(bind: SocketAddress, family: Family, ifindex: numb
   if (!isWildcard(bind)) bytes.set(ipBytes(bind.family, bind.ip), at.addr);
   view(bytes).setUint32(at.ifindex, ifindex, true);
   view(bytes).setUint16(at.port, bind.port, false);
-  bytes[at.family] = addressFamily(family);
+  bytes[at.family] = FAMILIES[family].af;
   return bytes;
 }
 
@@ -122,23 +134,40 @@ export function encodeBind(listener: number, family: Family): Uint8Array {
   return bytes;
 }
 
-/** Cells of a table's counters: the first one, how many a CPU has, and how many cells the table has in all. */
-export function counterCells(slots: number, cpus: number): { first: number; perCpu: number; cells: number } {
-  const perCpu = Math.ceil(slots / CONSTANTS.COUNTERS_A_CELL);
-  return { first: 1 + slots, perCpu, cells: 1 + slots + perCpu * cpus };
+/** A slot as the program reads it. */
+export interface Slot {
+  readonly address: SocketAddress;
+  readonly hop: NextHop;
 }
 
-/** The head and the slots of a table as the map's first cells; the counters behind them start at 0. */
-export function encodeSlots(
-  slots: readonly { readonly address: SocketAddress; readonly hop: NextHop }[],
-  cpus: number,
-): Uint8Array {
-  const bytes = new Uint8Array((1 + slots.length) * LAYOUT.slot.size);
+/** How a table goes back to those before it: what the rest of a fragmented datagram is judged by. */
+export interface Lineage {
+  readonly generation: number;
+  /** Generation of the listener's first table. */
+  readonly since: number;
+  /** Generation of the table that it replaces; 0: none. */
+  readonly previous: number;
+  /** For each slot of that table, whether its downstream is in this one. */
+  readonly kept: readonly boolean[];
+}
+
+/** The first cells of a table's parts behind the slots, how many cells of counters a CPU has, how many cells it has in all. */
+export function tableCells(slots: number, { kept }: Lineage, cpus: number) {
+  const counters = 1 + slots + Math.ceil(kept.length / CONSTANTS.KEPT_A_CELL);
+  const perCpu = Math.ceil(slots / CONSTANTS.COUNTERS_A_CELL);
+  return { kept: 1 + slots, counters, perCpu, cells: counters + perCpu * cpus };
+}
+
+/** The head, the slots and the bits of a table as the map's first cells; the counters behind them start at 0. */
+export function encodeTable(slots: readonly Slot[], lineage: Lineage, cpus: number): Uint8Array {
+  const { kept, counters, perCpu } = tableCells(slots.length, lineage, cpus);
+  const bytes = new Uint8Array(counters * LAYOUT.slot.size);
   const data = view(bytes);
-  const { first, perCpu } = counterCells(slots.length, cpus);
-  data.setUint32(LAYOUT.table_head.slots, slots.length, true);
-  data.setUint32(LAYOUT.table_head.counters, first, true);
-  data.setUint32(LAYOUT.table_head.counters_a_cpu, perCpu, true);
+  const { generation, since, previous } = lineage;
+  const head = { slots: slots.length, counters, counters_a_cpu: perCpu, generation, since, previous, kept };
+  for (const [field, value] of Object.entries(head)) {
+    data.setUint32(LAYOUT.table_head[field as keyof typeof head], value, true);
+  }
   for (const [index, { address, hop }] of slots.entries()) {
     const at = (1 + index) * LAYOUT.slot.size;
     bytes.set(ipBytes(address.family, address.ip), at + LAYOUT.slot.addr);
@@ -147,6 +176,9 @@ export function encodeSlots(
     data.setUint32(at + LAYOUT.slot.ifindex, hop.egress?.ifindex ?? 0, true);
     data.setUint32(at + LAYOUT.slot.mtu, hop.egress?.mtu ?? 0, true);
   }
+  // Words of 32 bits in little-endian order are bytes of 8.
+  for (const [bit, is] of lineage.kept.entries())
+    if (is) bytes[kept * LAYOUT.slot.size + (bit >> 3)]! |= 1 << (bit & 7);
   return bytes;
 }
 

@@ -1,6 +1,6 @@
 /** STATS read for people: per-CPU counters summed, by the names of bpf/udp_fanout.h. */
 import { encodeU32, LAYOUT, VERDICTS } from './abi.ts';
-import type { BpfMap } from './map.ts';
+import type { BpfMap } from './bpf.ts';
 
 const WORDS = LAYOUT.stats.size / 8;
 
@@ -14,9 +14,9 @@ export interface Totals {
   readonly dropped: ReadonlyMap<string, number>;
 }
 
-export function readTotals(stats: BpfMap, listener: number, cpus: number): Totals {
+export function readTotals(stats: BpfMap, row: number, cpus: number): Totals {
   const bytes = new Uint8Array(LAYOUT.stats.size * cpus);
-  stats.get(encodeU32(listener), bytes);
+  stats.get(encodeU32(row), bytes);
   const words = new BigUint64Array(bytes.buffer);
   const sum = (offset: number) => {
     let total = 0;
@@ -36,12 +36,15 @@ export function readTotals(stats: BpfMap, listener: number, cpus: number): Total
   };
 }
 
-/** Starts each CPU's walk at another slot, so that a few datagrams on many CPUs do not all meet the first downstream. */
-export function staggerCursors(stats: BpfMap, listener: number, cpus: number): void {
+/**
+ * Makes a listener's row, with all counters at zero. Each CPU's walk starts at another slot, so that a few datagrams on
+ * many CPUs do not all meet the first downstream.
+ */
+export function openRow(stats: BpfMap, row: number, cpus: number): void {
   const bytes = new Uint8Array(LAYOUT.stats.size * cpus);
   const words = new Uint32Array(bytes.buffer);
   for (let cpu = 0; cpu < cpus; cpu++) {
     words.fill(cpu, (cpu * LAYOUT.stats.size + LAYOUT.stats.next_slot) / 4, (cpu + 1) * (LAYOUT.stats.size / 4));
   }
-  stats.put(encodeU32(listener), bytes);
+  stats.put(encodeU32(row), bytes);
 }

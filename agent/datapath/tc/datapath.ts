@@ -3,37 +3,39 @@
  * before the binds that lead to them, binds before the ports that open them, all of it before an attachment; and
  * removals the other way round. So no datagram meets a listener that is half there.
  */
-import { type Family, type IpAddress, isWildcard, type SocketAddress } from '../../address.ts';
-import { possibleCpus } from '../../ffi/libbpf.ts';
+import { now as clockNow } from '../../clock.ts';
+import * as libbpf from '../../ffi/libbpf.ts';
 import type { Log } from '../../log.ts';
-import { familiesOf, LIMITS, type Listener, type SlotTable } from '../../model.ts';
+import { familiesOf } from '../../model.ts';
 import type { Blueprint, Datapath, Interface, ListenerBlueprint, ListenerCounters, Problem } from '../datapath.ts';
-import { CONSTANTS, encodeAddressKey, encodeBind, encodeBindKey, encodeU32, type NextHop, tableIndex } from './abi.ts';
-import { attach, attachFailure, detach, hasPredecessor, type ListFilters } from './attachment.ts';
-import { readTotals, staggerCursors } from './counters.ts';
+import { type Attachment, attachFailure } from './attachment.ts';
+import type { Bpf } from './bpf.ts';
+import { attachClsact, hasPredecessor, type ListFilters } from './clsact.ts';
 import type { EgressLookup } from './egress.ts';
-import { MapMirror } from './mirror.ts';
+import { KernelListener } from './listener.ts';
+import { bindKeys, wantedAddresses, wantedBinds, wantedPorts } from './matching.ts';
+import { FlagsMirror, MapMirror } from './mirror.ts';
 import { type BpfObject, loadObject } from './object.ts';
 import { lessenedMaps } from './sizes.ts';
-import { KernelTable } from './table.ts';
 
 /** How long a dead agent's program may go on for the sake of listeners whose downstreams are not known yet. */
 const HANDOVER_MS = 30_000;
-const MAX_RETIRED = 4 * LIMITS.downstreamsPerListener;
 
 export interface TcDependencies {
   readonly log: Log;
   readonly objectPath: string;
-  readonly listeners: readonly Listener[];
   readonly filters: ListFilters;
   /** Ways towards downstreams, needed only where the FIB refuses because forwarding is off; asked for once a pass. */
   readonly egressLookup: (interfaces: readonly Interface[]) => EgressLookup;
+  readonly bpf?: Bpf;
+  /** Milliseconds that only grow. */
+  readonly now?: () => number;
 }
 
-/** Loads the program; attaches nothing yet. Throws DatapathUnavailable. */
+/** Loads the program; attaches nothing yet. An error says in one line why there is no kernel path here. */
 export function openTcDatapath(dependencies: TcDependencies): Datapath {
-  const { log, objectPath, listeners } = dependencies;
-  const object = loadObject(objectPath, listeners);
+  const { log, objectPath, bpf } = dependencies;
+  const object = loadObject(objectPath, bpf);
   if (object.lessened) log.warn(lessenedMaps(object.sizes));
   return new TcDatapath(dependencies, object);
 }
@@ -41,157 +43,165 @@ export function openTcDatapath(dependencies: TcDependencies): Datapath {
 class TcDatapath implements Datapath {
   readonly mode = 'tc_ebpf';
   readonly #deps: TcDependencies;
+  readonly #bpf: Bpf;
+  readonly #now: () => number;
   readonly #object: BpfObject;
-  readonly #cpus = possibleCpus();
-  /** By index of TABLES. */
-  readonly #tables = new Map<number, KernelTable>();
-  /** Datagrams by downstream of tables that were replaced, by listener. */
-  readonly #retired = new Map<number, Map<string, number>>();
+  readonly #listeners = new Map<string, KernelListener>();
   readonly #addresses: MapMirror;
   readonly #binds: MapMirror;
+  readonly #ports: FlagsMirror;
   /** The node's own addresses; the same object as long as they are the same. */
   #local: ReadonlySet<string> = new Set();
-  #attached = new Map<number, Interface>();
-  readonly #handoverUntil = Date.now() + HANDOVER_MS;
+  /** By index of the interface. */
+  readonly #attachments = new Map<number, Attachment>();
+  readonly #handoverUntil: number;
 
   constructor(dependencies: TcDependencies, object: BpfObject) {
+    const { bpf = libbpf, now = clockNow } = dependencies;
     this.#deps = dependencies;
+    this.#bpf = bpf;
+    this.#now = now;
     this.#object = object;
     this.#addresses = new MapMirror(object.addresses);
     this.#binds = new MapMirror(object.binds);
-    for (const { id } of dependencies.listeners) staggerCursors(object.stats, id, this.#cpus);
+    this.#ports = new FlagsMirror(object.ports);
+    this.#handoverUntil = now() + HANDOVER_MS;
   }
 
   apply(blueprint: Blueprint): readonly Problem[] {
-    const problems: Problem[] = [];
+    const stay = blueprint.listeners.filter(({ listener }) => this.#listeners.has(listener.name));
+    const leaving = this.#listeners.size - stay.length;
+    const free = this.#object.sizes.STATS - this.#listeners.size;
+    // Those that leave go last, for they may have their bind from one that comes; only where room is short, they go first.
+    if (leaving > 0 && blueprint.listeners.length - stay.length > free) this.#make({ ...blueprint, listeners: stay });
+    return this.#make(blueprint);
+  }
+
+  counters(): readonly ListenerCounters[] {
+    return [...this.#listeners.values()].map((one) => ({ ...one.counters(), mode: this.mode }));
+  }
+
+  remove(): void {
+    for (const [index, attachment] of this.#attachments) this.#detach(index, attachment);
+    this.#close();
+  }
+
+  release(): void {
+    for (const attachment of this.#attachments.values()) attachment.release();
+    this.#close();
+  }
+
+  #close(): void {
+    for (const one of this.#listeners.values()) one.release();
+    this.#object.close();
+  }
+
+  #make(blueprint: Blueprint): readonly Problem[] {
+    const problems: Problem[] = blueprint.listeners.flatMap(({ absent }) => absent);
+    const attempt = (map: string, write: () => void) => {
+      try {
+        write();
+      } catch (error) {
+        problems.push({ subject: `maps(${map})`, message: `failed to update the maps: ${this.#explain(error)}` });
+      }
+    };
     const local = new Set(blueprint.addresses.map(({ ip }) => ip));
     if (local.symmetricDifference(this.#local).size > 0) this.#local = local;
     const ready = blueprint.listeners.filter((one) => this.#applyTables(one, problems));
     const addresses = this.#addresses.diff(wantedAddresses(blueprint));
-    const binds = this.#binds.diff(wantedBinds(ready));
-    addresses.add();
-    binds.add();
-    this.#object.ports.put(encodeU32(0), wantedPorts(ready));
-    this.#applyAttachments(blueprint.listeners, ready, problems);
-    binds.remove();
-    addresses.remove();
+    const binds = this.#binds.diff(wantedBinds(ready, ({ listener }) => this.#listeners.get(listener.name)!.row));
+    attempt('ADDRESSES', addresses.add);
+    attempt('BINDS', binds.add);
+    const bound = ready.filter((one) => this.#isBound(one));
+    const ports = this.#ports.diff(wantedPorts(bound));
+    attempt('ports', ports.add);
+    this.#applyAttachments(blueprint.listeners, bound, problems);
+    attempt('ports', ports.remove);
+    attempt('BINDS', binds.remove);
+    attempt('ADDRESSES', addresses.remove);
+    attempt('TABLES', () => this.#leave(blueprint));
     return problems;
-  }
-
-  counters(): readonly ListenerCounters[] {
-    return this.#deps.listeners.map((listener) => ({
-      listener,
-      mode: this.mode,
-      ...readTotals(this.#object.stats, listener.id, this.#cpus),
-      downstreams: this.#downstreamCounters(listener),
-    }));
-  }
-
-  close(): void {
-    for (const { index } of this.#attached.values()) this.#detach(index);
-    this.#attached.clear();
-    for (const table of this.#tables.values()) table.close();
-    this.#object.close();
   }
 
   /** True if the listener has all its tables, so that its bind may lead to them. */
   #applyTables({ listener, interfaces, tables }: ListenerBlueprint, problems: Problem[]): boolean {
-    const ways = this.#deps.egressLookup(interfaces);
+    const { log, egressLookup } = this.#deps;
+    const { name } = listener;
     try {
-      const changed = tables.filter((table) => this.#applyTable(listener, table, ways));
+      const one = this.#listeners.get(name) ?? this.#admit(listener);
+      one.listener = listener;
+      const egress = egressLookup(interfaces);
+      const changed = tables.filter((table) => one.applyTable(table, this.#local, egress));
       if (changed.length > 0) {
         const endpoints = new Set(tables.flatMap((table) => table.slots)).size;
-        this.#deps.log.info('updated tc_ebpf downstream set', { listener_id: listener.id, endpoints });
+        log.info('updated tc_ebpf downstream set', { listener_id: listener.id, endpoints });
       }
     } catch (error) {
-      const message = `failed to update the downstreams of listener "${listener.name}": ${(error as Error).message}`;
-      problems.push({ subject: `endpoints(${listener.name})`, message });
+      const [subject, what] = this.#listeners.has(name)
+        ? [`endpoints(${name})`, `failed to update the downstreams of listener "${name}"`]
+        : [`listener(${name})`, `listener "${name}" has no place in the kernel path`];
+      problems.push({ subject, message: `${what}: ${this.#explain(error)}` });
     }
-    return familiesOf(listener).every((family) => this.#tables.has(tableIndex(listener.id, family)));
+    return this.#listeners.get(name)?.isReady ?? false;
   }
 
-  /**
-   * Replaces the table if it differs; true if it did. The write to TABLES returns after the last datagram has left the
-   * old one.
-   */
-  #applyTable(listener: Listener, { family, slots }: SlotTable, ways: EgressLookup): boolean {
-    const index = tableIndex(listener.id, family);
-    const old = this.#tables.get(index);
-    // A way out may change without a word, so where one is needed nothing is taken as known.
-    const basis = ways.needed(family) ? undefined : { slots, local: this.#local };
-    if (old && basis && old.basis?.slots === slots && old.basis.local === this.#local) return false;
-    const hop = (address: SocketAddress): NextHop =>
-      this.#local.has(address.ip) ? { local: true } : { local: false, egress: ways.find(address) };
-    const wanted = slots.map(({ address }) => ({ address, hop: hop(address) }));
-    if (old?.holds(wanted)) {
-      old.basis = basis;
-      return false;
+  /** Gives it the lowest row that is free. */
+  #admit(listener: KernelListener['listener']): KernelListener {
+    const taken = new Set([...this.#listeners.values()].map(({ row }) => row));
+    let row = 0;
+    while (taken.has(row)) row++;
+    if (row >= this.#object.sizes.STATS) throw new Error(`there is room for ${row} listeners`);
+    const one = new KernelListener(this.#object, row, listener, this.#bpf);
+    this.#listeners.set(listener.name, one);
+    return one;
+  }
+
+  /** Listeners that the blueprint does not name any more, and tables of families that their binds do not take any more. */
+  #leave({ listeners }: Blueprint): void {
+    const names = new Set(listeners.map(({ listener }) => listener.name));
+    for (const [name, one] of this.#listeners) {
+      if (names.has(name)) {
+        one.shrink();
+        continue;
+      }
+      one.remove();
+      this.#listeners.delete(name);
     }
-    const table = new KernelTable(wanted, this.#cpus);
-    try {
-      this.#object.tables.put(encodeU32(index), encodeU32(table.fd));
-    } catch (error) {
-      table.close();
-      throw error;
-    }
-    table.basis = basis;
-    this.#tables.set(index, table);
-    if (old) this.#retire(listener, old);
-    return true;
   }
 
-  #retire(listener: Listener, table: KernelTable): void {
-    const counted = sumOf([this.#retired.get(listener.id), table.counters()]);
-    // Pods come and go for months: what is remembered of those that are gone must not grow with them.
-    if (counted.size > MAX_RETIRED)
-      for (const key of counted.keys()) if (!this.#isLive(listener, key)) counted.delete(key);
-    this.#retired.set(listener.id, counted);
-    table.close();
+  #isBound(one: ListenerBlueprint): boolean {
+    return familiesOf(one.listener).some((family) => bindKeys(one, family).some((key) => this.#binds.has(key)));
   }
 
-  #isLive(listener: Listener, downstream: string): boolean {
-    return familiesOf(listener).some((family) => this.#tables.get(tableIndex(listener.id, family))?.has(downstream));
-  }
-
-  /** Of the downstreams that the listener has now, with what they got through earlier tables. */
-  #downstreamCounters(listener: Listener): ReadonlyMap<string, number> {
-    const live = sumOf(
-      familiesOf(listener).map((family: Family) => this.#tables.get(tableIndex(listener.id, family))?.counters()),
-    );
-    const retired = this.#retired.get(listener.id);
-    return new Map([...live].map(([key, count]) => [key, count + (retired?.get(key) ?? 0)]));
+  #explain(error: unknown): string {
+    const { message } = error as Error;
+    return this.#object.lessened ? `${message}: ${lessenedMaps(this.#object.sizes)}` : message;
   }
 
   #applyAttachments(
     planned: readonly ListenerBlueprint[],
-    ready: readonly ListenerBlueprint[],
+    bound: readonly ListenerBlueprint[],
     problems: Problem[],
   ): void {
     const links = (of: readonly ListenerBlueprint[]) =>
       new Map(of.flatMap(({ interfaces }) => interfaces.map((link) => [link.index, link] as const)));
-    const wanted = links(ready);
-    const waiting = links(planned.filter((one) => !ready.includes(one)));
-    for (const index of this.#attached.keys()) {
+    const wanted = links(bound);
+    const waiting = links(planned.filter((one) => !bound.includes(one)));
+    for (const [index, attachment] of this.#attachments) {
       if (wanted.has(index)) continue;
-      this.#detach(index);
-      this.#attached.delete(index);
+      this.#detach(index, attachment);
+      this.#attachments.delete(index);
     }
-    for (const link of wanted.values()) {
-      if (waiting.has(link.index) && this.#predecessorServes(link)) continue;
-      this.#attach(link, problems);
-    }
+    for (const link of wanted.values()) this.#attach(link, waiting.has(link.index), problems);
   }
 
-  /** A dead agent's program knows downstreams of listeners that we still wait for, so for a while it stays. */
-  #predecessorServes({ index }: Interface): boolean {
-    return Date.now() < this.#handoverUntil && hasPredecessor(this.#object.programId, index, this.#deps.filters);
-  }
-
-  #attach(link: Interface, problems: Problem[]): void {
+  #attach(link: Interface, waits: boolean, problems: Problem[]): void {
+    const { log, filters } = this.#deps;
     try {
-      const attached = attach(this.#object.programFd, this.#object.programId, link, this.#deps.filters);
-      this.#attached.set(link.index, link);
-      if (attached) this.#deps.log.info('attached TC eBPF program to ingress', { interface: link.name });
+      if (this.#attachments.get(link.index)?.holds()) return;
+      if (waits && this.#predecessorServes(link)) return;
+      this.#attachments.set(link.index, attachClsact(this.#object.program, link, filters, this.#bpf));
+      log.info('attached TC eBPF program to ingress', { interface: link.name });
     } catch (error) {
       problems.push({
         subject: `attachment(${link.name})`,
@@ -200,54 +210,16 @@ class TcDatapath implements Datapath {
     }
   }
 
-  #detach(ifindex: number): void {
+  /** A dead agent's program knows downstreams of listeners that we still wait for, so for a while it stays. */
+  #predecessorServes({ index }: Interface): boolean {
+    return this.#now() < this.#handoverUntil && hasPredecessor(this.#object.program, index, this.#deps.filters);
+  }
+
+  #detach(ifindex: number, attachment: Attachment): void {
     try {
-      detach(ifindex, this.#deps.filters, ({ bpfId }) => bpfId === this.#object.programId);
+      attachment.detach();
     } catch (error) {
       this.#deps.log.warn('failed to detach TC eBPF program', { ifindex, error: (error as Error).message });
     }
   }
-}
-
-function sumOf(counts: readonly (ReadonlyMap<string, number> | undefined)[]): Map<string, number> {
-  const sum = new Map<string, number>();
-  for (const count of counts) for (const [key, value] of count ?? []) sum.set(key, (sum.get(key) ?? 0) + value);
-  return sum;
-}
-
-/** ADDRESSES: the node's own, and those that listeners bind. */
-function* wantedAddresses({ addresses, listeners }: Blueprint): Generator<readonly [Uint8Array, Uint8Array]> {
-  const flags = new Map<string, { key: Uint8Array; value: number }>();
-  const add = (address: IpAddress, flag: number) => {
-    const entry = flags.get(address.ip) ?? { key: encodeAddressKey(address), value: 0 };
-    flags.set(address.ip, { ...entry, value: entry.value | flag });
-  };
-  for (const address of addresses) add(address, CONSTANTS.ADDRESS_LOCAL);
-  for (const { listener } of listeners) if (!isWildcard(listener.bind)) add(listener.bind, CONSTANTS.ADDRESS_BOUND);
-  for (const { key, value } of flags.values()) yield [key, encodeU32(value)];
-}
-
-/**
- * BINDS: each listener on each of its interfaces. `[::]` takes IPv4 too, but where another listener binds 0.0.0.0 and
- * the same port, that one is the more specific: such entries come last and win.
- */
-function* wantedBinds(ready: readonly ListenerBlueprint[]): Generator<readonly [Uint8Array, Uint8Array]> {
-  const dualStackFirst = [...ready].sort((a, b) => familiesOf(b.listener).length - familiesOf(a.listener).length);
-  for (const { listener, interfaces } of dualStackFirst) {
-    for (const family of familiesOf(listener)) {
-      for (const { index } of interfaces) {
-        yield [encodeBindKey(listener.bind, family, index), encodeBind(listener.id, family)];
-      }
-    }
-  }
-}
-
-/** The program's array of port flags. */
-function wantedPorts(ready: readonly ListenerBlueprint[]): Uint8Array {
-  const ports = new Uint8Array(65536);
-  for (const { listener, interfaces } of ready) {
-    if (interfaces.length === 0) continue;
-    ports[listener.bind.port]! |= isWildcard(listener.bind) ? CONSTANTS.PORT_WILDCARD : CONSTANTS.PORT_SPECIFIC;
-  }
-  return ports;
 }

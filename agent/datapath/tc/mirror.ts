@@ -1,5 +1,12 @@
 /** What we wrote into a map, kept beside it, so that a change writes only what differs. */
-import type { BpfMap } from './map.ts';
+import { encodeU32 } from './abi.ts';
+import type { BpfMap } from './bpf.ts';
+
+/** The steps from what there is to what is wanted; nothing is written before. Both throw the first error, having tried all. */
+export interface Steps {
+  add(): void;
+  remove(): void;
+}
 
 export class MapMirror {
   readonly #map: BpfMap;
@@ -9,29 +16,68 @@ export class MapMirror {
     this.#map = map;
   }
 
-  /** The steps from what the map holds to exactly these entries (the last of a key wins); nothing is written yet. */
-  diff(wanted: Iterable<readonly [key: Uint8Array, value: Uint8Array]>): { add(): void; remove(): void } {
+  has(key: Uint8Array): boolean {
+    return this.#have.has(text(key));
+  }
+
+  /** The steps to exactly these entries; the last of a key wins. */
+  diff(wanted: Iterable<readonly [key: Uint8Array, value: Uint8Array]>): Steps {
     const want = new Map<string, readonly [Uint8Array, Uint8Array]>();
     for (const entry of wanted) want.set(text(entry[0]), entry);
-    return { add: () => this.#add(want), remove: () => this.#remove(want) };
+    return {
+      add: () => each(want, ([id, [key, value]]) => this.#put(id, key, value)),
+      remove: () => each(this.#have.keys(), (id) => !want.has(id) && this.#remove(id)),
+    };
   }
 
-  #add(want: ReadonlyMap<string, readonly [Uint8Array, Uint8Array]>): void {
-    for (const [id, [key, value]] of want) {
-      const have = this.#have.get(id);
-      if (have && Buffer.compare(have, value) === 0) continue;
-      this.#map.put(key, value);
-      this.#have.set(id, value);
-    }
+  #put(id: string, key: Uint8Array, value: Uint8Array): void {
+    const have = this.#have.get(id);
+    if (have && Buffer.compare(have, value) === 0) return;
+    this.#map.put(key, value);
+    this.#have.set(id, value);
   }
 
-  #remove(want: ReadonlyMap<string, unknown>): void {
-    for (const id of this.#have.keys()) {
-      if (want.has(id)) continue;
-      this.#map.remove(Buffer.from(id, 'latin1'));
-      this.#have.delete(id);
+  #remove(id: string): void {
+    this.#map.remove(Buffer.from(id, 'latin1'));
+    this.#have.delete(id);
+  }
+}
+
+/** The same for an array that is one value of flags, a byte each: flags are added by one write and removed by another. */
+export class FlagsMirror {
+  readonly #map: BpfMap;
+  #have: Uint8Array;
+
+  constructor(map: BpfMap) {
+    this.#map = map;
+    this.#have = new Uint8Array(map.valueSize);
+  }
+
+  diff(wanted: Uint8Array): Steps {
+    return {
+      add: () => this.#put(this.#have.map((flags, at) => flags | wanted[at]!)),
+      remove: () => this.#put(wanted),
+    };
+  }
+
+  #put(flags: Uint8Array): void {
+    if (Buffer.compare(this.#have, flags) === 0) return;
+    this.#map.put(encodeU32(0), flags);
+    this.#have = flags;
+  }
+}
+
+/** One entry that is refused does not keep the others out. */
+function each<T>(items: Iterable<T>, work: (item: T) => unknown): void {
+  const errors: unknown[] = [];
+  for (const item of items) {
+    try {
+      work(item);
+    } catch (error) {
+      errors.push(error);
     }
   }
+  if (errors.length > 0) throw errors[0];
 }
 
 const text = (key: Uint8Array) => Buffer.from(key.buffer, key.byteOffset, key.byteLength).toString('latin1');

@@ -1,27 +1,21 @@
 /** The BPF object: found, held against what the agent was built for, loaded. */
-import { existsSync } from 'node:fs';
 import { constants } from 'node:os';
 import { sectionText } from '../../ffi/elf.ts';
 import { SystemError } from '../../ffi/errno.ts';
 import * as libbpf from '../../ffi/libbpf.ts';
 import { isMemoryLimited, raiseMemlock } from '../../kernel/memlock.ts';
-import { loadRefusal, type ObjectFile, surroundings } from '../../kernel/refusal.ts';
-import type { Listener } from '../../model.ts';
+import { loadRefusal, mapRefusal, type ObjectFile, type Surroundings, surroundings } from '../../kernel/refusal.ts';
 import { ABI, LAYOUT } from './abi.ts';
-import { BpfMap } from './map.ts';
-import { chargedBytes, firstThatFits, type Sizes, sizesFor, smallerSizes } from './sizes.ts';
+import type { Program } from './attachment.ts';
+import { type Bpf, BpfMap } from './bpf.ts';
+import { chargedBytes, firstThatFits, ROOM_FOR_TABLES, SIZES, type Sizes } from './sizes.ts';
 
-const { EPERM } = constants.errno;
+const { EPERM, ENOENT } = constants.errno;
 
 /** __LIBBPF_ERRNO__START of bpf/libbpf.h. */
 const LIBBPF_ERRNO = 4000;
 
 export const PROGRAM = 'udp_fanout';
-
-/** Why there is no kernel path on this machine, in one line. */
-export class DatapathUnavailable extends Error {
-  override readonly name = 'DatapathUnavailable';
-}
 
 /** Key and value sizes that the agent's encoders assume. */
 const LAYOUTS: Readonly<Record<string, readonly [key: number, value: number]>> = {
@@ -35,8 +29,7 @@ const LAYOUTS: Readonly<Record<string, readonly [key: number, value: number]>> =
 
 export interface BpfObject {
   readonly file: ObjectFile;
-  readonly programFd: number;
-  readonly programId: number;
+  readonly program: Program;
   readonly addresses: BpfMap;
   readonly binds: BpfMap;
   readonly tables: BpfMap;
@@ -49,96 +42,108 @@ export interface BpfObject {
   close(): void;
 }
 
-/** Loads the object file for these listeners. Throws DatapathUnavailable. */
-export function loadObject(path: string, listeners: readonly Pick<Listener, 'bind' | 'interfaces'>[]): BpfObject {
-  if (!existsSync(path)) {
-    throw new DatapathUnavailable(
-      `BPF object "${path}" not found: build it with npm run build, or name it with --ebpf-program`,
-    );
-  }
-  const wanted = sizesFor(listeners);
-  const isLimited = () => isMemoryLimited(surroundings.release(), surroundings.memlock());
+/** Loads the object file; an error says in one line why there is no kernel path on this machine. */
+export function loadObject(path: string, bpf: Bpf = libbpf, around = surroundings): BpfObject {
+  const isLimited = () => isMemoryLimited(around.release(), around.memlock());
   if (isLimited()) raiseMemlock();
   const isShortage = (error: unknown) => isRefusal(error, EPERM) && isLimited();
-  return firstThatFits(smallerSizes(wanted), (sizes) => openAndLoad(path, sizes, sizes !== wanted), isShortage);
+  const attempt = (sizes: Sizes) => {
+    const object = openAndLoad(path, sizes, bpf, around);
+    // A program without room for tables serves nobody; with the smallest maps, it has what there is.
+    if (sizes !== SIZES.at(-1) && isLimited()) proveRoom(object, bpf, around);
+    return object;
+  };
+  return firstThatFits(SIZES, attempt, isShortage);
 }
 
 function isRefusal(error: unknown, errno: number): boolean {
-  return error instanceof DatapathUnavailable && error.cause instanceof SystemError && error.cause.errno === errno;
+  const { cause } = error as Error;
+  return cause instanceof SystemError && cause.errno === errno;
 }
 
-function openAndLoad(path: string, sizes: Sizes, lessened: boolean): BpfObject {
-  const object = open(path);
+/** Throws what a slot table would be refused with. */
+function proveRoom(object: BpfObject, bpf: Bpf, around: Surroundings): void {
+  const fd = bpf.innerArrayCreate('slot_table', LAYOUT.slot.size, ROOM_FOR_TABLES);
+  if (fd >= 0) {
+    bpf.close(fd);
+    return;
+  }
+  object.close();
+  const cause = new SystemError('bpf_map_create of a slot table', -fd, mapRefusal(-fd, around));
+  throw new Error(cause.message, { cause });
+}
+
+function openAndLoad(path: string, sizes: Sizes, bpf: Bpf, around: Surroundings): BpfObject {
+  const object = open(path, bpf);
   try {
-    return { ...load(path, object, sizes), sizes, lessened };
+    return load(path, object, sizes, bpf, around);
   } catch (error) {
-    libbpf.objectClose(object);
+    bpf.objectClose(object);
     throw error;
   }
 }
 
-function open(path: string): libbpf.Pointer {
+function open(path: string, bpf: Bpf): libbpf.Pointer {
   try {
-    return libbpf.objectOpen(path);
+    return bpf.objectOpen(path);
   } catch (cause) {
-    // libbpf has numbers of its own for what is no ELF file, or not of this machine's byte order.
-    const why = cause instanceof SystemError && cause.errno < LIBBPF_ERRNO ? cause.code : 'it is no BPF object';
-    throw new DatapathUnavailable(`BPF object "${path}" cannot be read: ${why}: build it with npm run build`, {
-      cause,
-    });
+    if (!(cause instanceof SystemError)) throw cause;
+    const mend = 'build it with npm run build';
+    const message =
+      cause.errno === ENOENT
+        ? `not found: ${mend}, or name it with --ebpf-program`
+        : // libbpf has numbers of its own for what is no ELF file, or not of this machine's byte order.
+          `cannot be read: ${cause.errno < LIBBPF_ERRNO ? cause.code : 'it is no BPF object'}: ${mend}`;
+    throw new Error(`BPF object "${path}" ${message}`, { cause });
   }
 }
 
-function load(path: string, object: libbpf.Pointer, sizes: Sizes): Omit<BpfObject, 'sizes' | 'lessened'> {
-  const maps = libbpf.objectMaps(object);
+function load(path: string, object: libbpf.Pointer, sizes: Sizes, bpf: Bpf, around: Surroundings): BpfObject {
+  const maps = bpf.objectMaps(object);
   const find = (name: string) => {
     const map = maps.find((one) => (name.startsWith('.') ? one.name.endsWith(name) : one.name === name));
-    if (!map) throw new DatapathUnavailable(`BPF object "${path}" has no map ${name}: it is not udp-fanout's`);
+    if (!map) throw new Error(`BPF object "${path}" has no map ${name}: it is not udp-fanout's`);
     return map;
   };
-  checkVersion(path, find('.rodata'));
+  checkVersion(path, bpf.mapInitialValue(find('.rodata')));
   for (const [name, [key, value]] of Object.entries(LAYOUTS)) {
     const map = find(name);
     if (map.keySize === key && map.valueSize === value) continue;
     const found = `keys of ${map.keySize} and values of ${map.valueSize} bytes`;
-    throw new DatapathUnavailable(
-      `BPF object "${path}": map ${name} has ${found}, want ${key} and ${value}: build it anew`,
-    );
+    throw new Error(`BPF object "${path}": map ${name} has ${found}, want ${key} and ${value}: build it anew`);
   }
-  for (const [name, entries] of Object.entries(sizes)) libbpf.mapSetMaxEntries(find(name), entries);
+  for (const [name, entries] of Object.entries(sizes)) bpf.mapSetMaxEntries(find(name), entries);
   const file = { path, compiler: sectionText(path, '.comment') };
-  const result = libbpf.objectLoad(object);
-  if (result < 0) throw loadFailure(file, -result, sizes);
-  const programFd = libbpf.programFd(object, PROGRAM);
-  if (programFd === undefined) throw new DatapathUnavailable(`BPF object "${path}" has no program ${PROGRAM}`);
+  const result = bpf.objectLoad(object);
+  if (result < 0) throw loadFailure(file, -result, sizes, bpf, around);
+  const fd = bpf.programFd(object, PROGRAM);
+  if (fd === undefined) throw new Error(`BPF object "${path}" has no program ${PROGRAM}`);
   const live = (name: string) => {
     const map = find(name);
-    return new BpfMap(name, libbpf.mapFd(map), map.keySize, map.valueSize);
+    return new BpfMap({ ...map, name, fd: bpf.mapFd(map), entries: sizes[name as keyof Sizes] }, bpf);
   };
   return {
     file,
-    programFd,
-    programId: libbpf.programId(programFd),
+    program: { fd, id: bpf.programId(fd) },
     addresses: live('ADDRESSES'),
     binds: live('BINDS'),
     tables: live('TABLES'),
     stats: live('STATS'),
     ports: live('.bss'),
-    close: () => libbpf.objectClose(object),
+    sizes,
+    lessened: sizes !== SIZES[0],
+    close: () => bpf.objectClose(object),
   };
 }
 
-function checkVersion(path: string, rodata: libbpf.ObjectMap): void {
-  const bytes = libbpf.mapInitialValue(rodata);
-  const abi = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength).getUint32(0, true);
+function checkVersion(path: string, rodata: Uint8Array): void {
+  const abi = new DataView(rodata.buffer, rodata.byteOffset, rodata.byteLength).getUint32(0, true);
   if (abi === ABI) return;
-  throw new DatapathUnavailable(
-    `BPF object "${path}" is of version ${abi}, this agent needs version ${ABI}: build both together`,
-  );
+  throw new Error(`BPF object "${path}" is of version ${abi}, this agent needs version ${ABI}: build both together`);
 }
 
-function loadFailure(file: ObjectFile, errno: number, sizes: Sizes): DatapathUnavailable {
-  const error = new SystemError('bpf_object__load', errno);
-  const needed = chargedBytes(sizes, libbpf.possibleCpus());
-  return new DatapathUnavailable(loadRefusal(file, { error, log: libbpf.kernelLog(), needed }), { cause: error });
+function loadFailure(file: ObjectFile, errno: number, sizes: Sizes, bpf: Bpf, around: Surroundings): Error {
+  const cause = new SystemError('bpf_object__load', errno);
+  const needed = chargedBytes(sizes, bpf.possibleCpus());
+  return new Error(loadRefusal(file, { error: cause, log: bpf.kernelLog(), needed }, around), { cause });
 }

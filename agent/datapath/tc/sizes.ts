@@ -1,5 +1,4 @@
-/** How large the program's maps are made: what the listeners need, and less of the rest where memory is limited. */
-import { familiesOf, type Listener } from '../../model.ts';
+/** How large the program's maps are made: by the limits, and less where memory is limited. */
 import { CONSTANTS, LAYOUT } from './abi.ts';
 
 /** Entries by map. */
@@ -10,34 +9,27 @@ export interface Sizes {
   readonly FRAGMENTS: number;
 }
 
-const LEAST_BINDS = 64;
-/** Smaller maps are tried in these steps: a node has ten addresses, or with IPVS some ten thousand. */
-const PARTS = [4, 16];
-
-export function sizesFor(listeners: readonly Pick<Listener, 'bind' | 'interfaces'>[]): Sizes {
-  const binds = listeners.map((listener) => listener.interfaces.length * familiesOf(listener).length);
-  return {
-    STATS: Math.max(1, listeners.length),
-    // An interface that goes and comes back has its new entry before the old one is removed.
-    BINDS: Math.max(LEAST_BINDS, 2 * binds.reduce((sum, one) => sum + one, 0)),
+/**
+ * To be tried one after the other. A node has ten addresses, or with IPVS some ten thousand, so those and the fragments
+ * give way first; rows for listeners cost little but on machines with many CPUs.
+ */
+export const SIZES: readonly Sizes[] = [
+  {
+    STATS: CONSTANTS.MAX_LISTENERS,
+    BINDS: CONSTANTS.MAX_BINDS,
     ADDRESSES: CONSTANTS.MAX_ADDRESSES,
     FRAGMENTS: CONSTANTS.MAX_FRAGMENTED,
-  };
-}
-
-/** The sizes to be tried one after the other, from those that are wanted to the smallest that still do. */
-export function smallerSizes(wanted: Sizes): readonly Sizes[] {
-  const part = (by: number) => ({
-    ...wanted,
-    ADDRESSES: Math.ceil(wanted.ADDRESSES / by),
-    FRAGMENTS: Math.ceil(wanted.FRAGMENTS / by),
-  });
-  return [wanted, ...PARTS.map(part)];
-}
+  },
+  { STATS: 256, BINDS: 2048, ADDRESSES: 16384, FRAGMENTS: 4096 },
+  { STATS: 64, BINDS: 512, ADDRESSES: 4096, FRAGMENTS: 1024 },
+  { STATS: 16, BINDS: 128, ADDRESSES: 4096, FRAGMENTS: 1024 },
+];
+/** Cells of slot tables that there must be memory for beside the maps: a dozen tables of a hundred downstreams. */
+export const ROOM_FOR_TABLES = 8192;
 
 /** What is said of maps that are smaller than wanted. */
-export function lessenedMaps({ ADDRESSES, FRAGMENTS }: Sizes): string {
-  const room = `${ADDRESSES} addresses of this node and ${FRAGMENTS} fragmented datagrams at once`;
+export function lessenedMaps({ STATS, BINDS, ADDRESSES, FRAGMENTS }: Sizes): string {
+  const room = `${STATS} listeners, ${BINDS} pairs of a bind and an interface, ${ADDRESSES} addresses of this node and ${FRAGMENTS} fragmented datagrams at once`;
   return `RLIMIT_MEMLOCK lets only smaller maps be made: room for ${room}: add the capability SYS_RESOURCE for more`;
 }
 
@@ -57,8 +49,8 @@ export function firstThatFits<T>(
 }
 
 /**
- * Bytes that kernels before 5.11 charge for maps of these sizes and the program: a hash is charged whole, preallocated or not (struct
- * htab_elem and struct bucket of kernel/bpf/hashtab.c, on 64 bits).
+ * Bytes that kernels before 5.11 charge for maps of these sizes and the program: a hash is charged whole, preallocated or
+ * not (struct htab_elem and struct bucket of kernel/bpf/hashtab.c, on 64 bits).
  */
 export function chargedBytes({ STATS, BINDS, ADDRESSES, FRAGMENTS }: Sizes, cpus: number): number {
   const hash = (entries: number, key: number, value: number) =>
@@ -70,7 +62,7 @@ export function chargedBytes({ STATS, BINDS, ADDRESSES, FRAGMENTS }: Sizes, cpus
     hash(ADDRESSES, address_key.size, 4) +
     hash(BINDS, bind_key.size, bind.size) +
     hash(FRAGMENTS, fragment_key.size, fragment.size) +
-    pages(STATS * 8 * (1 + cpus * (stats.size / 8))) +
+    hash(STATS, 4, 8 + cpus * stats.size) +
     pages(CONSTANTS.MAX_TABLES * 8) +
     ports +
     rodata +

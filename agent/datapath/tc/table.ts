@@ -1,69 +1,70 @@
 /** A slot table in the kernel: one array map of cells (union cell in bpf/udp_fanout.h), written once, then only read. */
 import { constants } from 'node:os';
-import { formatAddress, type SocketAddress } from '../../address.ts';
+import { formatAddress } from '../../address.ts';
 import { check } from '../../ffi/errno.ts';
-import * as libbpf from '../../ffi/libbpf.ts';
-import { libc } from '../../ffi/libc.ts';
 import { mapRefusal } from '../../kernel/refusal.ts';
-import type { Downstream } from '../../model.ts';
-import { CONSTANTS, counterCells, encodeSlots, encodeU32, LAYOUT, type NextHop } from './abi.ts';
+import { CONSTANTS, encodeTable, encodeU32, LAYOUT, type Lineage, type Slot, tableCells } from './abi.ts';
+import type { Bpf } from './bpf.ts';
 
 const { ENOENT } = constants.errno;
 const CELL = LAYOUT.slot.size;
 
-export interface Slot {
-  readonly address: SocketAddress;
-  readonly hop: NextHop;
-}
-
-/** What a table was made from, by identity: the same objects again make the same table. */
+/** What a table was made from: the same version and addresses again make the same table. */
 export interface Basis {
-  readonly slots: readonly Downstream[];
+  readonly version: number;
   readonly local: ReadonlySet<string>;
 }
 
+/** Of the last table that was made in this process. */
+let generation = 0;
+
 export class KernelTable {
   readonly fd: number;
-  /** Undefined where it also depends on what cannot be told apart by identity. */
+  /** Undefined where it also depends on what nobody tells us of. */
   basis: Basis | undefined;
+  readonly #bpf: Bpf;
   readonly #slots: readonly Slot[];
-  readonly #cpus: number;
-  readonly #cells: Uint8Array;
+  /** The downstream of each slot, as formatAddress writes it. */
+  readonly #downstreams: readonly string[];
+  readonly #lineage: Lineage;
+  readonly #cpuIds: number;
+  readonly #bytes: Uint8Array;
 
   /** Makes the map and writes the slots; the program does not know it yet. Throws SystemError. */
-  constructor(slots: readonly Slot[], cpus: number) {
+  constructor(bpf: Bpf, slots: readonly Slot[], old?: KernelTable) {
+    this.#bpf = bpf;
     this.#slots = slots;
-    this.#cpus = cpus;
-    this.#cells = encodeSlots(slots, cpus);
-    const { cells } = counterCells(slots.length, cpus);
-    const fd = libbpf.innerArrayCreate('slot_table', CELL, cells);
+    this.#downstreams = slots.map(({ address }) => formatAddress(address));
+    this.#lineage = lineage(new Set(this.#downstreams), old && { ...old.#lineage, downstreams: old.#downstreams });
+    this.#cpuIds = bpf.cpuIds();
+    this.#bytes = encodeTable(slots, this.#lineage, this.#cpuIds);
+    const fd = bpf.innerArrayCreate('slot_table', CELL, this.#cells().cells);
     this.fd = check('bpf_map_create of a slot table', fd, mapRefusal(-fd));
-    const count = slots.length + 1;
+    const count = this.#bytes.length / CELL;
     const keys = Uint32Array.from({ length: count }, (_, index) => index);
-    check(
-      'bpf_map_update_batch of a slot table',
-      libbpf.mapUpdateBatch(this.fd, new Uint8Array(keys.buffer), this.#cells, count),
-    );
+    const written = bpf.mapUpdateBatch(fd, new Uint8Array(keys.buffer), this.#bytes, count);
+    if (written < 0) this.close();
+    check('bpf_map_update_batch of a slot table', written);
   }
 
   /** True if a table of these slots would be the same to the program. */
   holds(slots: readonly Slot[]): boolean {
-    return slots.length === this.#slots.length && Buffer.compare(encodeSlots(slots, this.#cpus), this.#cells) === 0;
+    if (slots.length !== this.#slots.length) return false;
+    return Buffer.compare(encodeTable(slots, this.#lineage, this.#cpuIds), this.#bytes) === 0;
   }
 
   has(downstream: string): boolean {
-    return this.#slots.some(({ address }) => formatAddress(address) === downstream);
+    return this.#downstreams.includes(downstream);
   }
 
   /** Datagrams forwarded through this table, by downstream; every downstream is there, if only with 0. */
   counters(): Map<string, number> {
-    const { first, perCpu } = counterCells(this.#slots.length, this.#cpus);
-    const rows = this.#read(first, perCpu * this.#cpus);
+    const { counters, perCpu } = this.#cells();
+    const rows = this.#read(counters, perCpu * this.#cpuIds);
     const sums = new Map<string, number>();
-    for (const [index, { address }] of this.#slots.entries()) {
-      const key = formatAddress(address);
+    for (const [index, key] of this.#downstreams.entries()) {
       let sum = sums.get(key) ?? 0;
-      for (let cpu = 0; cpu < this.#cpus; cpu++) {
+      for (let cpu = 0; cpu < this.#cpuIds; cpu++) {
         sum += Number(rows[cpu * perCpu * CONSTANTS.COUNTERS_A_CELL + index]);
       }
       sums.set(key, sum);
@@ -72,16 +73,30 @@ export class KernelTable {
   }
 
   close(): void {
-    libc.close(this.fd);
+    this.#bpf.close(this.fd);
+  }
+
+  #cells() {
+    return tableCells(this.#slots.length, this.#lineage, this.#cpuIds);
   }
 
   #read(first: number, cells: number): BigUint64Array {
     const values = new Uint8Array(cells * CELL);
     if (cells > 0) {
       const after = encodeU32(first - 1);
-      const result = libbpf.mapLookupBatch(this.fd, after, new Uint8Array(cells * 4), values, cells);
+      const result = this.#bpf.mapLookupBatch(this.fd, after, new Uint8Array(cells * 4), values, cells);
       if (result !== -ENOENT) check('bpf_map_lookup_batch of a slot table', result);
     }
     return new BigUint64Array(values.buffer);
   }
+}
+
+function lineage(
+  downstreams: ReadonlySet<string>,
+  old: (Lineage & { readonly downstreams: readonly string[] }) | undefined,
+): Lineage {
+  generation++;
+  if (!old) return { generation, since: generation, previous: 0, kept: [] };
+  const kept = old.downstreams.map((downstream) => downstreams.has(downstream));
+  return { generation, since: old.since, previous: old.generation, kept };
 }

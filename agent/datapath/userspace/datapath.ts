@@ -3,29 +3,31 @@
  * the safety net under a listener of the kernel path, this thread. Tables are swapped whole; when `apply` returns,
  * nothing goes by the old ones.
  */
-import { type Family, formatAddress } from '../../address.ts';
+import { formatAddress } from '../../address.ts';
 import { now, setTimer } from '../../clock.ts';
 import { SystemError } from '../../ffi/errno.ts';
+import { cgroupLimits } from '../../kernel/cgroup.ts';
 import type { Log } from '../../log.ts';
 import { LogLimiter } from '../../log-limit.ts';
 import { familiesOf, type Listener, type SlotTable } from '../../model.ts';
 import type { Blueprint, Datapath, ListenerBlueprint, ListenerCounters, Problem } from '../datapath.ts';
 import { UserspaceListener } from './listener.ts';
 import { type IsHost, isHostAddress, isOccupied, withoutLoops } from './loops.ts';
-import { ListenerOpener } from './open-listener.ts';
+import { type OpenListenerOptions, openListener } from './open-listener.ts';
 import { buildSnapshot, sameSnapshot, sameTables } from './snapshot.ts';
+import { allowedCpus } from './workers/cpus.ts';
+import { defaultWorkers, workerBytes } from './workers/default-workers.ts';
 import type { StartThread } from './workers/pool.ts';
 
 export interface UserspaceDependencies {
   readonly log: Log;
-  readonly listeners: readonly Listener[];
   /** True for a listener that the kernel path serves: it gets the safety net, any other one its worker threads. */
   readonly isSafetyNet?: (listener: Listener) => boolean;
   /** Starts a worker thread; what a test replaces. */
   readonly startThread?: StartThread;
 }
 
-/** Opens nothing yet: sockets and threads come with a listener's first tables. */
+/** Opens nothing yet: sockets and threads come with a listener's first tables, and go with the listener. */
 export function openUserspaceDatapath(dependencies: UserspaceDependencies): Datapath {
   return new UserspaceDatapath(dependencies);
 }
@@ -34,23 +36,17 @@ class UserspaceDatapath implements Datapath {
   readonly mode = 'userspace';
   readonly #log: Log;
   readonly #isSafetyNet: (listener: Listener) => boolean;
-  readonly #opener: ListenerOpener;
-  readonly #listeners: ReadonlyMap<number, UserspaceListener>;
-  /** The tables that each listener had last: a blueprint may leave out what it does not change. */
-  readonly #tables = new Map<number, Map<Family, SlotTable>>();
+  readonly #startThread: StartThread | undefined;
+  /** By name. */
+  readonly #listeners = new Map<string, UserspaceListener>();
   /** What lacks here for as long as we run. */
   readonly #said = new Set<string>();
-  /** Listeners of the kernel path without a safety net, by id. */
-  readonly #alerts: LogLimiter;
   #generation = 0;
 
-  constructor({ log, listeners, isSafetyNet = () => false, startThread }: UserspaceDependencies) {
+  constructor({ log, isSafetyNet = () => false, startThread }: UserspaceDependencies) {
     this.#log = log;
-    this.#alerts = new LogLimiter({ log, now, timer: setTimer });
     this.#isSafetyNet = isSafetyNet;
-    const once = (level: 'info' | 'warn', line: string) => this.#once(level, line);
-    this.#opener = new ListenerOpener({ log, once, isSafetyNet, startThread });
-    this.#listeners = new Map(listeners.map((listener) => [listener.id, new UserspaceListener(listener)]));
+    this.#startThread = startThread;
   }
 
   apply(blueprint: Blueprint): readonly Problem[] {
@@ -62,8 +58,8 @@ class UserspaceDatapath implements Datapath {
         this.#failed(one.listener, error as Error, problems);
       }
     }
-    const wanted = new Set(blueprint.listeners.map(({ listener }) => listener.id));
-    for (const [id, served] of this.#listeners) if (!wanted.has(id)) served.close();
+    const wanted = new Set(blueprint.listeners.map(({ listener }) => listener.name));
+    this.#forget([...this.#listeners.values()].filter(({ listener }) => !wanted.has(listener.name)));
     return problems;
   }
 
@@ -71,54 +67,106 @@ class UserspaceDatapath implements Datapath {
     return [...this.#listeners.values()].map((served) => served.counters());
   }
 
-  /** Told to stop all at once, the workers of many listeners take no longer than those of one. */
-  close(): void {
-    for (const served of this.#listeners.values()) served.stop();
-    for (const served of this.#listeners.values()) served.close();
-    this.#alerts.close();
+  remove(): void {
+    this.#forget([...this.#listeners.values()]);
   }
 
-  #applyListener({ listener, tables }: ListenerBlueprint, { addresses }: Blueprint, problems: Problem[]): void {
-    const served = this.#listeners.get(listener.id);
-    const known = this.#remember(listener, tables);
+  release(): void {
+    this.#forget([...this.#listeners.values()]);
+  }
+
+  /** Told to stop all at once, the workers of many listeners take no longer than those of one. */
+  #forget(gone: readonly UserspaceListener[]): void {
+    for (const served of gone) served.stop();
+    for (const served of gone) {
+      served.close();
+      served.alerts.close();
+      this.#listeners.delete(served.listener.name);
+    }
+  }
+
+  #applyListener({ listener, tables }: ListenerBlueprint, blueprint: Blueprint, problems: Problem[]): void {
+    const { name } = listener;
+    const served = this.#served(listener);
+    for (const table of tables) served.tables.set(table.family, table);
+    const known = familiesOf(listener).map((family) => served.tables.get(family));
     // As long as nobody knows where to, the senders had better hear that nobody listens.
-    if (!served || familiesOf(listener).some((family) => !known.has(family))) return;
-    const isHost = isHostAddress(addresses);
+    if (!known.every((table) => table !== undefined)) return;
+    const isHost = isHostAddress(blueprint.addresses);
     const safetyNet = this.#isSafetyNet(listener);
-    if (safetyNet && isOccupied(listener.bind, known.values(), isHost)) {
-      const message = `listener "${listener.name}" has no safety net: a downstream on this host has its port`;
-      this.#alerts.raise(String(listener.id), { message, level: 'info' });
+    if (safetyNet && isOccupied(listener.bind, known, isHost)) {
+      const message = `listener "${name}" has no safety net: a downstream on this host has its port`;
+      served.alerts.raise('safety net', { message, level: 'info' });
       served.close();
       return;
     }
-    const usable = [...known.values()].map((table) => this.#withoutLoops(listener, table, isHost, problems));
-    const forwarders = this.#opener.forwarders(listener);
+    const terms = JSON.stringify([listener.bind, listener.source, listener.settings, safetyNet]);
+    const isOpen = served.isOpen(terms);
+    const forwarders = isOpen ? served.forwarders : safetyNet ? 1 : this.#workers(listener, blueprint);
+    const usable = known.map((table) => this.#withoutLoops(listener, table, isHost, problems));
     const before = served.snapshot;
-    const snapshot = buildSnapshot(++this.#generation, usable, addresses, forwarders, before);
-    const news = !before || !sameTables(before, snapshot);
-    if (!before) served.open(this.#opener.open(listener), snapshot);
-    else if (!sameSnapshot(before, snapshot) || !served.settled) {
+    const snapshot = buildSnapshot(++this.#generation, usable, blueprint.addresses, forwarders, before);
+    const news = !isOpen || !before || !sameTables(before, snapshot);
+    if (!isOpen) this.#open(served, terms, { safetyNet, forwarders, snapshot });
+    else if (!before || !sameSnapshot(before, snapshot) || !served.settled) {
       // Where only the host's addresses are new, slots and counters stay.
       const { generation, hostAddresses } = snapshot;
       served.publish(news ? snapshot : { ...before, generation, hostAddresses });
     }
     if (!served.settled) {
-      const message = `a worker of listener "${listener.name}" did not take the new downstreams in time`;
-      problems.push({ subject: `endpoints(${listener.name})`, message });
+      const message = `a worker of listener "${name}" did not take the new downstreams in time`;
+      problems.push({ subject: `endpoints(${name})`, message });
     }
-    if (safetyNet) {
-      this.#alerts.resolve(String(listener.id), { message: `listener "${listener.name}" has its safety net again` });
-    }
+    const well = safetyNet ? 'has its safety net again' : 'needs no safety net: worker threads serve it';
+    served.alerts.resolve('safety net', { message: `listener "${name}" ${well}` });
     if (safetyNet || !news) return;
     const endpoints = snapshot.downstreams.length;
     this.#log.info('updated userspace downstream set', { listener_id: listener.id, endpoints });
   }
 
-  #remember({ id }: Listener, changed: readonly SlotTable[]): ReadonlyMap<Family, SlotTable> {
-    const tables = this.#tables.get(id) ?? new Map<Family, SlotTable>();
-    this.#tables.set(id, tables);
-    for (const table of changed) tables.set(table.family, table);
-    return tables;
+  /** What is open on other terms serves on meanwhile; but where these cannot be had, not by tables that are old. */
+  #open(
+    served: UserspaceListener,
+    terms: string,
+    wanted: Pick<OpenListenerOptions, 'safetyNet' | 'forwarders' | 'snapshot'>,
+  ): void {
+    const once = (level: 'info' | 'warn', line: string) => this.#once(level, line);
+    const [log, startThread] = [this.#log, this.#startThread];
+    try {
+      served.open(terms, openListener(served.listener, { ...wanted, log, once, startThread }), wanted.snapshot);
+    } catch (error) {
+      served.close();
+      throw error;
+    }
+  }
+
+  #served(listener: Listener): UserspaceListener {
+    const { name } = listener;
+    const alerts = () => new LogLimiter({ log: this.#log, now, timer: setTimer });
+    const served = this.#listeners.get(name) ?? new UserspaceListener(listener, alerts());
+    this.#listeners.set(name, served);
+    served.listener = listener;
+    return served;
+  }
+
+  /** What the config says, or this listener's share of what there is. */
+  #workers({ name, settings }: Listener, { listeners }: Blueprint): number {
+    if (settings.workers > 0) return settings.workers;
+    const others = listeners
+      .filter(({ listener }) => listener.name !== name && !this.#isSafetyNet(listener))
+      .map(({ listener }) => ({ settings: listener.settings, workers: this.#workersOf(listener) }));
+    return defaultWorkers({
+      cpus: allowedCpus().length,
+      limits: cgroupLimits(),
+      each: workerBytes(settings),
+      taken: others.reduce((sum, other) => sum + other.workers * workerBytes(other.settings), 0),
+      sharers: 1 + others.filter(({ workers }) => workers === 0).length,
+    });
+  }
+
+  /** 0 while it is open how many they will be. */
+  #workersOf({ name, settings }: Listener): number {
+    return settings.workers || (this.#listeners.get(name)?.forwarders ?? 0);
   }
 
   #withoutLoops({ name, bind }: Listener, table: SlotTable, isHost: IsHost, problems: Problem[]): SlotTable {
@@ -134,8 +182,9 @@ class UserspaceDatapath implements Datapath {
   /** A listener of the kernel path lives without its safety net, if loudly; any other one does not live. */
   #failed(listener: Listener, error: Error, problems: Problem[]): void {
     const message = explain(listener, error);
-    if (this.#isSafetyNet(listener)) this.#alerts.raise(String(listener.id), { message: `no safety net: ${message}` });
-    else problems.push({ subject: `listener(${listener.name})`, message });
+    if (this.#isSafetyNet(listener)) {
+      this.#served(listener).alerts.raise('safety net', { message: `no safety net: ${message}` });
+    } else problems.push({ subject: `listener(${listener.name})`, message });
   }
 
   #once(level: 'info' | 'warn', line: string): void {

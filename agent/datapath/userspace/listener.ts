@@ -1,16 +1,17 @@
 /** One listener's place in the userspace datapath: its sockets, who serves them, and all it has ever counted. */
-import { formatAddress } from '../../address.ts';
+import { type Family, formatAddress } from '../../address.ts';
 import { libc } from '../../ffi/libc.ts';
-import { LIMITS, type Listener } from '../../model.ts';
+import type { LogLimiter } from '../../log-limit.ts';
+import type { Listener, SlotTable } from '../../model.ts';
 import type { ListenerCounters } from '../datapath.ts';
-import type { Opened } from './open-listener.ts';
+import { RetiredCounts } from '../retired-counts.ts';
+import type { OpenedListener } from './open-listener.ts';
 import { REASONS } from './reasons.ts';
 import { countsOf, type TableSnapshot } from './snapshot.ts';
 import { receiveDrops } from './sockets/open.ts';
 import type { ForwarderGroup } from './workers/pool.ts';
 import type { Totals } from './workers/state.ts';
 
-const MAX_RETIRED = 4 * LIMITS.downstreamsPerListener;
 const NOTHING: Totals = {
   received: 0,
   forwarded: 0,
@@ -20,18 +21,27 @@ const NOTHING: Totals = {
 };
 
 export class UserspaceListener {
-  readonly listener: Listener;
+  /** As the config has it now. */
+  listener: Listener;
+  /** The tables that it had last: a blueprint may leave out what it does not change. */
+  readonly tables = new Map<Family, SlotTable>();
+  /** What is said of its safety net. */
+  readonly alerts: LogLimiter;
+  /** False if a worker did not let go of the snapshot before this one in time. */
+  settled = true;
   #sockets: readonly { readonly fd: number; drops: number }[] = [];
   #group: ForwarderGroup | undefined;
   #snapshot: TableSnapshot | undefined;
+  #terms = '';
   /** Of sockets and groups that are gone. */
   #past: Totals = NOTHING;
   #overflow = 0;
   #deaths = 0;
-  #retired = new Map<string, number>();
+  readonly #retired = new RetiredCounts();
 
-  constructor(listener: Listener) {
+  constructor(listener: Listener, alerts: LogLimiter) {
     this.listener = listener;
+    this.alerts = alerts;
   }
 
   /** The snapshot that it goes by; undefined while it is closed. */
@@ -39,17 +49,20 @@ export class UserspaceListener {
     return this.#group && this.#snapshot;
   }
 
-  /** False if a worker did not let go of the snapshot before this one in time. */
-  settled = true;
+  get forwarders(): number {
+    return this.#sockets.length;
+  }
 
-  /** Begins to serve sockets that are bound already. */
-  open({ fds, serve }: Opened, snapshot: TableSnapshot): void {
-    try {
-      this.#group = serve(snapshot);
-    } catch (error) {
-      for (const fd of fds) libc.close(fd);
-      throw error;
-    }
+  /** True if it is open on these terms. */
+  isOpen(terms: string): boolean {
+    return this.#group !== undefined && this.#terms === terms;
+  }
+
+  /** Goes over to what was opened on these terms, with its snapshot, from what was open till now. */
+  open(terms: string, { fds, group }: OpenedListener, snapshot: TableSnapshot): void {
+    this.close();
+    this.#terms = terms;
+    this.#group = group;
     this.#sockets = fds.map((fd) => ({ fd, drops: 0 }));
     this.#take(snapshot);
     this.settled = true;
@@ -76,7 +89,7 @@ export class UserspaceListener {
       bytesForwarded: totals.bytesForwarded,
       toStack: new Map(),
       dropped,
-      downstreams: this.#downstreams(),
+      downstreams: this.#snapshot ? this.#retired.addTo(countsOf(this.#snapshot)) : new Map(),
       workerDeaths: this.#deaths + (this.#group?.deaths ?? 0),
     };
   }
@@ -103,17 +116,8 @@ export class UserspaceListener {
     const old = this.#snapshot;
     this.#snapshot = snapshot;
     if (!old || old.counts === snapshot.counts) return;
-    for (const [key, count] of countsOf(old)) this.#retired.set(key, (this.#retired.get(key) ?? 0) + count);
-    if (this.#retired.size <= MAX_RETIRED) return;
-    // Pods come and go for months: what is remembered of those that are gone must not grow with them.
     const live = new Set(snapshot.downstreams.map(formatAddress));
-    for (const key of this.#retired.keys()) if (!live.has(key)) this.#retired.delete(key);
-  }
-
-  #downstreams(): ReadonlyMap<string, number> {
-    if (!this.#snapshot) return new Map();
-    const live = countsOf(this.#snapshot);
-    return new Map([...live].map(([key, count]) => [key, count + (this.#retired.get(key) ?? 0)]));
+    this.#retired.add(countsOf(old), (downstream) => live.has(downstream));
   }
 
   /** The kernel's count is of 32 bits and goes on from the socket's start: ours takes the difference. */

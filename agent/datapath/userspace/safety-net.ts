@@ -7,9 +7,10 @@ import { MSG_DONTWAIT } from '../../ffi/mmsg.ts';
 import { watchReadable } from '../../ffi/poll.ts';
 import type { Log } from '../../log.ts';
 import { LogLimiter } from '../../log-limit.ts';
-import type { BatchBuffers } from './forward/batch-buffers.ts';
-import { Forwarder, type ForwarderOptions } from './forward/forwarder.ts';
+import { BatchBuffers } from './forward/batch-buffers.ts';
+import { Forwarder, type ForwarderOptions, maxDescriptors } from './forward/forwarder.ts';
 import type { TableSnapshot } from './snapshot.ts';
+import { Descriptors } from './sockets/descriptors.ts';
 import type { ForwarderGroup } from './workers/pool.ts';
 import { type Totals, WorkerState } from './workers/state.ts';
 
@@ -18,27 +19,31 @@ const BATCHES_A_TURN = 4;
 const PAUSE_MS = 1000;
 const LAST_BATCHES = 256;
 
-export interface SafetyNetOptions extends Omit<ForwarderOptions, 'buffers' | 'state' | 'index'> {
+/** Shared by the safety nets of this thread, since no two of them are ever at work at once; gone with the last. */
+const shared = new Map<string, WeakRef<BatchBuffers>>();
+
+export interface SafetyNetOptions extends Omit<ForwarderOptions, 'buffers' | 'state' | 'index' | 'descriptors'> {
   readonly log: Log;
   readonly name: string;
   readonly snapshot: TableSnapshot;
-  /** Made for the first datagram, shared by all safety nets of the thread. */
-  readonly buffers: () => BatchBuffers;
+  readonly batchSize: number;
 }
 
 export class SafetyNet implements ForwarderGroup {
   readonly #deps: SafetyNetOptions;
   readonly #state = new WorkerState();
+  readonly #descriptors: Descriptors;
   readonly #alerts: LogLimiter;
   #snapshot: TableSnapshot;
   #forwarder: Forwarder | undefined;
   #watch: { close(): void } | undefined;
-  #pause: NodeJS.Timeout | undefined;
+  #cancelPause: (() => void) | undefined;
   deaths = 0;
 
   constructor(options: SafetyNetOptions) {
     this.#deps = options;
     this.#alerts = new LogLimiter({ log: options.log, now, timer: setTimer });
+    this.#descriptors = new Descriptors(maxDescriptors(options.preserve));
     this.#snapshot = options.snapshot;
     this.#listen();
   }
@@ -57,9 +62,9 @@ export class SafetyNet implements ForwarderGroup {
 
   close(): void {
     this.#watch?.close();
-    clearTimeout(this.#pause);
+    this.#cancelPause?.();
     this.#try(LAST_BATCHES);
-    this.#forwarder?.close();
+    this.#descriptors.closeAll();
     this.#alerts.close();
   }
 
@@ -92,7 +97,15 @@ export class SafetyNet implements ForwarderGroup {
   }
 
   #open(): Forwarder {
-    const forwarder = new Forwarder({ ...this.#deps, index: 0, state: this.#state, buffers: this.#deps.buffers() });
+    const { batchSize, maxPacketSize } = this.#deps;
+    const buffers = buffersFor(batchSize, maxPacketSize);
+    const forwarder = new Forwarder({
+      ...this.#deps,
+      index: 0,
+      state: this.#state,
+      descriptors: this.#descriptors,
+      buffers,
+    });
     forwarder.adopt(this.#snapshot);
     return forwarder;
   }
@@ -100,8 +113,15 @@ export class SafetyNet implements ForwarderGroup {
   /** Begins anew after a while. */
   #rest(): void {
     this.#watch?.close();
-    this.#forwarder?.close();
+    this.#descriptors.closeAll();
     this.#forwarder = undefined;
-    this.#pause = setTimeout(() => this.#listen(), PAUSE_MS).unref();
+    this.#cancelPause = setTimer(PAUSE_MS, () => this.#listen());
   }
+}
+
+function buffersFor(batchSize: number, maxPacketSize: number): BatchBuffers {
+  const key = `${batchSize} ${maxPacketSize}`;
+  const buffers = shared.get(key)?.deref() ?? new BatchBuffers(batchSize, maxPacketSize, false);
+  shared.set(key, new WeakRef(buffers));
+  return buffers;
 }

@@ -1,6 +1,7 @@
 /** NIC features that are on, as `ethtool -k` lists them, without ethtool (linux/ethtool.h). */
+import { FAMILIES } from '../../address.ts';
 import { ethtool } from '../../ffi/inspect.ts';
-import { AF_INET, libc, SOCK_CLOEXEC, SOCK_DGRAM } from '../../ffi/libc.ts';
+import { libc, SOCK_CLOEXEC, SOCK_DGRAM } from '../../ffi/libc.ts';
 
 const ETHTOOL = { GSTRINGS: 0x1b, GSSET_INFO: 0x37, GFEATURES: 0x3a } as const;
 const FEATURES_SET = 4; // ETH_SS_FEATURES
@@ -11,7 +12,7 @@ const ACTIVE = 8;
 
 /** The names of an interface's active features; undefined where the kernel does not tell. */
 export function readFeatures(name: string): ReadonlySet<string> | undefined {
-  const fd = libc.socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  const fd = libc.socket(FAMILIES[4].af, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   if (fd < 0) return undefined;
   try {
     const count = featureCount(fd, name);

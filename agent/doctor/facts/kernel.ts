@@ -1,10 +1,10 @@
 /** Loads the program, and attaches it where nobody else has anything: in a network namespace of its own. */
-import { attach, attachFailure } from '../../datapath/tc/attachment.ts';
+import { attachFailure } from '../../datapath/tc/attachment.ts';
+import { attachClsact } from '../../datapath/tc/clsact.ts';
 import { type BpfObject, loadObject } from '../../datapath/tc/object.ts';
 import { lessenedMaps } from '../../datapath/tc/sizes.ts';
 import { SystemError } from '../../ffi/errno.ts';
 import { inFreshNetwork } from '../../ffi/namespace.ts';
-import type { Listener } from '../../model.ts';
 import { openHost } from '../../netlink/host.ts';
 
 const LO = { index: 1, name: 'lo' };
@@ -20,10 +20,10 @@ export interface KernelFacts {
   readonly attaches?: Attaches;
 }
 
-export function tryProgram(objectPath: string, listeners: readonly Listener[]): KernelFacts {
+export function tryProgram(objectPath: string): KernelFacts {
   let object: BpfObject;
   try {
-    object = loadObject(objectPath, listeners);
+    object = loadObject(objectPath);
   } catch (error) {
     return { obstacle: (error as Error).message };
   }
@@ -48,7 +48,7 @@ export function orWhyUntried(attempt: () => true | string): Attaches {
 function attachToLo(object: BpfObject): true | string {
   const host = openHost();
   try {
-    attach(object.programFd, object.programId, LO, (ifindex) => host.filters(ifindex));
+    attachClsact(object.program, LO, (ifindex) => host.filters(ifindex));
     return true;
   } catch (error) {
     return attachFailure(object.file, error);

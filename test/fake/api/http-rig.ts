@@ -6,7 +6,7 @@ import { expect } from 'vitest';
 import { formatAddress } from '../../../agent/address.ts';
 import { openSliceApi } from '../../../agent/discovery/api.ts';
 import { type Credentials, openCredentials } from '../../../agent/discovery/credentials.ts';
-import type { LiveSource } from '../../../agent/discovery/endpoint-source.ts';
+import type { EndpointSource } from '../../../agent/discovery/endpoint-source.ts';
 import { openKubernetesSource } from '../../../agent/discovery/kubernetes.ts';
 import type { StreamStatus } from '../../../agent/discovery/slice-reflector.ts';
 import type { Listener } from '../../../agent/model.ts';
@@ -23,7 +23,7 @@ export interface HttpRig {
   readonly api: FakeApi;
   readonly directory: string;
   readonly log: ReturnType<typeof aLog>;
-  readonly source: LiveSource;
+  readonly source: EndpointSource;
   readonly listeners: readonly Listener[];
   /** Of listener number `id`, 0 if left out; undefined as long as nobody knows. */
   endpoints(id?: number): readonly string[] | undefined;
@@ -58,9 +58,10 @@ export async function httpRig(options: HttpRigOptions = {}): Promise<HttpRig> {
   prepare?.(api);
   const log = aLog();
   const credentials = login(api, directory);
-  const source = openKubernetesSource({ listeners, log, api: openSliceApi(credentials), ...fastClock(SPEED) });
+  const source = openKubernetesSource({ log, api: openSliceApi(credentials), ...fastClock(SPEED) });
+  source.want(listeners);
   source.start(() => {});
-  const endpoints = (id = 0) => source.endpoints(listeners[id]!)?.map(({ address }) => formatAddress(address));
+  const endpoints = (id = 0) => source.endpoints(listeners[id]!)?.list.map(({ address }) => formatAddress(address));
   const soon = { timeout: patient(5000), interval: 2 };
   return {
     api,

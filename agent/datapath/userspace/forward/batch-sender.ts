@@ -2,10 +2,12 @@
 
 import { constants } from 'node:os';
 import type { Family } from '../../../address.ts';
+import { SystemError } from '../../../ffi/errno.ts';
 import { SOCKADDR } from '../messages/layout.ts';
 import type { MessageBlock } from '../messages/message-block.ts';
 import { type Ends, UDP_HEADER, writeUdpHeader } from '../messages/udp-header.ts';
 import { REASON, reasonOf } from '../reasons.ts';
+import type { NatSocket } from '../sockets/nat.ts';
 import type { WorkerState } from '../workers/state.ts';
 import type { BatchBuffers } from './batch-buffers.ts';
 import { SOURCE_WORDS } from './batch-sources.ts';
@@ -73,7 +75,15 @@ export class BatchSender {
   }
 
   #sendNat(downstream: number, first: number): void {
-    const { fd, connected } = this.#targets!.natSocket(downstream);
+    let socket: NatSocket;
+    try {
+      socket = this.#targets!.natSocket(downstream);
+    } catch (error) {
+      if (!(error instanceof SystemError)) throw error;
+      this.#dropRuns(first, reasonOf(error.errno));
+      return;
+    }
+    const { fd, connected } = socket;
     if (!connected) {
       this.#sendByAddress(fd, first);
       return;
@@ -82,6 +92,11 @@ export class BatchSender {
     messages.clear();
     for (let run = first; run !== NONE; run = this.#queues.next[run]!) this.#write(messages, run);
     this.#flush(fd, messages, true);
+  }
+
+  #dropRuns(first: number, reason: number): void {
+    const { count } = this.#buffers.plan;
+    for (let run = first; run !== NONE; run = this.#queues.next[run]!) this.#state.dropped(reason, count[run]!);
   }
 
   #sendByAddress(fd: number, first: number): void {
@@ -121,7 +136,7 @@ export class BatchSender {
       this.#ends.source = sources.words;
       this.#ends.sourceAt = plan.source[run]! * SOURCE_WORDS;
       this.#ends.target = addresses.u32;
-      this.#ends.targetAt = target + (family === 4 ? SOCKADDR.v4.addr : SOCKADDR.v6.addr) / 4;
+      this.#ends.targetAt = target + SOCKADDR[family].addr / 4;
       this.#ends.targetPort = addresses.u32[target]! >>> 16;
       for (let i = plan.first[run]!; i !== NONE; i = plan.next[i]!) {
         messages.begin(i, 1, batch.size[i]!, downstream, 0);

@@ -9,14 +9,21 @@ import { SystemError } from '../../../ffi/errno.ts';
 import type { MSG_DONTWAIT } from '../../../ffi/mmsg.ts';
 import { REASON } from '../reasons.ts';
 import { SlotWalk, type TableSnapshot } from '../snapshot.ts';
-import { type NatSockets, openNatSockets } from '../sockets/nat.ts';
+import type { Descriptors } from '../sockets/descriptors.ts';
+import { MAX_CONNECTED, NatSockets } from '../sockets/nat.ts';
+import { SENDERS, type Senders } from '../sockets/open.ts';
 import type { WorkerState } from '../workers/state.ts';
 import type { BatchBuffers } from './batch-buffers.ts';
 import { BatchSender } from './batch-sender.ts';
-import { type Preserve, type RawSockets, SourcePaths } from './source-paths.ts';
+import { type Preserve, SourcePaths } from './source-paths.ts';
 import { Targets } from './targets.ts';
 
 const { EAGAIN, EINTR } = constants.errno;
+
+/** Most descriptors that a forwarder has: its socket; for each family a shared and a raw one; downstreams' and clients'. */
+export function maxDescriptors(preserve: Preserve | undefined): number {
+  return 1 + 2 * 2 + MAX_CONNECTED + (preserve?.maxSources ?? 0);
+}
 
 export interface ForwarderOptions {
   readonly fd: number;
@@ -30,9 +37,9 @@ export interface ForwarderOptions {
   readonly preserve: Preserve | undefined;
   /** Whether the kernel knows UDP_SEGMENT. */
   readonly gathers: boolean;
-  /** Sockets of this host's own and raw ones; by default opened as they are needed. */
-  readonly nat?: NatSockets;
-  readonly raw?: RawSockets;
+  /** Of whatever it opens; whose they are closes them. */
+  readonly descriptors: Descriptors;
+  readonly senders?: Senders;
 }
 
 export class Forwarder {
@@ -51,7 +58,6 @@ export class Forwarder {
   /** By datagram: 4 or 6, or 0 for one that is not forwarded. */
   readonly #families: Uint8Array;
 
-  /** Throws SystemError. */
   constructor(options: ForwarderOptions) {
     this.#fd = options.fd;
     this.#index = options.index;
@@ -59,8 +65,9 @@ export class Forwarder {
     this.#state = options.state;
     this.#maxPacketSize = options.maxPacketSize;
     this.#gathers = options.gathers;
-    this.#nat = options.nat ?? openNatSockets();
-    this.#paths = new SourcePaths(options.buffers.batch.messages, options.preserve, options.raw);
+    const { buffers, preserve, descriptors, senders = SENDERS } = options;
+    this.#nat = new NatSockets(descriptors, senders.nat);
+    this.#paths = new SourcePaths(buffers.batch.messages, preserve, descriptors, senders);
     this.#sender = new BatchSender(options.buffers, this.#paths, options.state);
     this.#families = new Uint8Array(options.buffers.batch.datagrams);
   }
@@ -88,11 +95,6 @@ export class Forwarder {
       next = batch.unpack(next, messages);
       this.#forwardUnpacked();
     }
-  }
-
-  close(): void {
-    this.#nat.close();
-    this.#paths.close();
   }
 
   #forwardUnpacked(): void {

@@ -1,12 +1,14 @@
 /**
  * By which socket a source's datagrams leave. Nat: one of this host's own. Preserve: a socket bound to the client's
- * address where that lets datagrams be gathered, the raw socket for the others; this host's own where neither can be (a loopback or link-local source means nothing on another host).
+ * address where that lets datagrams be gathered, the raw socket for the others, each for the other where only one can be
+ * had; this host's own where neither can be (a loopback or link-local source means nothing on another host).
  */
 
-import { type Family, type IpAddress, ipBytes } from '../../../address.ts';
-import { libc } from '../../../ffi/libc.ts';
+import type { Family } from '../../../address.ts';
 import { ClientSockets } from '../sockets/client.ts';
-import { openRawSocket } from '../sockets/open.ts';
+import type { Descriptors } from '../sockets/descriptors.ts';
+import type { Senders } from '../sockets/open.ts';
+import { RawSockets } from '../sockets/raw.ts';
 import { type BatchSources, SOURCE_WORDS } from './batch-sources.ts';
 import type { GsoPlan } from './gso-plan.ts';
 
@@ -20,9 +22,6 @@ export interface Preserve {
   readonly maxSources: number;
 }
 
-/** A raw socket for each family. */
-export type RawSockets = Readonly<Record<Family, number>>;
-
 export class SourcePaths {
   /** By source of the batch, after `choose`: one of SOURCE_PATH, and the socket of those that have their own. */
   readonly path: Uint8Array;
@@ -33,24 +32,24 @@ export class SourcePaths {
   readonly #raw: RawSockets | undefined;
   #host: Uint32Array = new Uint32Array(0);
 
-  /** For batches of so many sources; without `preserve`, nat. Throws SystemError. */
-  constructor(sources: number, preserve: Preserve | undefined, raw?: RawSockets) {
+  /** For batches of so many sources; without `preserve`, nat. */
+  constructor(sources: number, preserve: Preserve | undefined, descriptors: Descriptors, senders: Senders) {
     this.path = new Uint8Array(sources);
     this.fd = new Int32Array(sources);
     this.#gathers = new Uint8Array(sources);
     this.#clients = preserve?.transparent
-      ? new ClientSockets(preserve.maxSources, (source, at) => this.#isHost(source, at))
+      ? new ClientSockets(preserve.maxSources, (source, at) => this.#isHost(source, at), descriptors, senders.client)
       : undefined;
-    this.#raw = raw ?? (preserve?.raw ? openRawSockets() : undefined);
+    this.#raw = preserve?.raw ? new RawSockets(descriptors, senders.raw) : undefined;
   }
 
   get preserves(): boolean {
     return this.#clients !== undefined || this.#raw !== undefined;
   }
 
-  /** The raw socket of a family. */
+  /** The raw socket of a family, of which a source of the batch has chosen it. */
   raw(family: Family): number {
-    return this.#raw![family];
+    return this.#raw!.of(family, 0)!;
   }
 
   /** Tells this host's own addresses, 16 bytes each. */
@@ -71,19 +70,16 @@ export class SourcePaths {
     }
   }
 
-  close(): void {
-    this.#clients?.clear();
-    if (this.#raw) for (const fd of Object.values(this.#raw)) libc.close(fd);
-  }
-
   #choose(source: number, words: Uint32Array, at: number, now: number): number {
     if (staysHere(words, at)) return SOURCE_PATH.NAT;
-    if (this.#clients && (this.#gathers[source] === 1 || !this.#raw)) {
+    // A datagram goes to a downstream of its own family.
+    const raw = this.#raw?.of((words[at]! & 0xf) as Family, now);
+    if (this.#clients && (this.#gathers[source] === 1 || raw === undefined)) {
       const fd = this.#clients.get(words, at, now);
       this.fd[source] = fd;
       if (fd >= 0) return SOURCE_PATH.CLIENT;
     }
-    return this.#raw ? SOURCE_PATH.RAW : SOURCE_PATH.NAT;
+    return raw === undefined ? SOURCE_PATH.NAT : SOURCE_PATH.RAW;
   }
 
   #isHost(source: Uint32Array, at: number): boolean {
@@ -97,25 +93,10 @@ export class SourcePaths {
   }
 }
 
-/** The addresses as `setHost` takes them. */
-export function hostBytes(addresses: readonly IpAddress[]): Uint8Array {
-  return Uint8Array.from(addresses.flatMap(({ family, ip }) => [...ipBytes(family, ip)]));
-}
-
 /** 127.0.0.0/8 (RFC 1122), ::1 and fe80::/10 (RFC 4291): no other host could make anything of them. */
 function staysHere(words: Uint32Array, at: number): boolean {
   const first = words[at + 1]!;
   if ((words[at]! & 0xf) === 4) return (first & 0xff) === 127;
   if ((first & 0xc0ff) === 0x80fe) return true;
   return first === 0 && words[at + 2] === 0 && words[at + 3] === 0 && words[at + 4] === 0x0100_0000;
-}
-
-function openRawSockets(): RawSockets {
-  const v4 = openRawSocket(4);
-  try {
-    return { 4: v4, 6: openRawSocket(6) };
-  } catch {
-    // A kernel without IPv6: no datagram of it will ask.
-    return { 4: v4, 6: -1 };
-  }
 }

@@ -3,10 +3,8 @@ import { type Family, formatAddress } from '../../../address.ts';
 import { Memory } from '../../../ffi/mmsg.ts';
 import { encodeSockaddr, SOCKADDR } from '../messages/layout.ts';
 import type { TableSnapshot } from '../snapshot.ts';
-import type { NatSocket, NatSockets } from '../sockets/nat.ts';
+import { MAX_CONNECTED, type NatSocket, type NatSockets } from '../sockets/nat.ts';
 
-/** Sockets of its own has a downstream among the first so many of a listener: descriptors are bounded. */
-const MOST_CONNECTED = 512;
 const ANY_SIZE = 65507;
 
 export class Targets {
@@ -31,7 +29,7 @@ export class Targets {
     this.addresses = memory;
     this.rawAddresses = new Memory(memory.bytes.length);
     this.family = Uint8Array.from(snapshot.downstreams, ({ family }) => family);
-    this.length = this.family.map((family) => (family === 4 ? SOCKADDR.v4.size : SOCKADDR.v6.size));
+    this.length = this.family.map((family) => SOCKADDR[family as Family].size);
     this.gather = new Int32Array(length).fill(gathers ? ANY_SIZE : 0);
     this.counts = new Float64Array(snapshot.counts, forwarder * length * 8, length);
     this.#names = snapshot.downstreams.map(formatAddress);
@@ -42,16 +40,16 @@ export class Targets {
       this.rawAddresses.bytes.set(bytes, index * SOCKADDR.room);
       this.rawAddresses.u16[(index * SOCKADDR.room + SOCKADDR.port) / 2] = 0;
     }
-    sockets.keep(new Set(this.#names));
+    sockets.keep(new Set(this.#names.slice(0, MAX_CONNECTED)));
   }
 
-  /** The socket that reaches it with this host's address; connected ones need no address with the message. */
+  /** The socket that reaches it with this host's address; connected ones need no address with the message. Throws SystemError. */
   natSocket(downstream: number): NatSocket {
     return this.#sockets.of(
       this.#names[downstream]!,
       this.family[downstream] as Family,
       this.#sockaddrs[downstream]!,
-      downstream < MOST_CONNECTED,
+      downstream < MAX_CONNECTED,
     );
   }
 }

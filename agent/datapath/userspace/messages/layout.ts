@@ -2,7 +2,7 @@
  * What recvmmsg(2) and sendmmsg(2) read and write, as offsets for typed arrays: the structs of bits/socket.h,
  * linux/socket.h and netinet/in.h, which are the same on x64 and arm64. A test holds them against the C types.
  */
-import { ipBytes, type SocketAddress } from '../../../address.ts';
+import { encodeIp, FAMILIES, type SocketAddress } from '../../../address.ts';
 
 /** struct mmsghdr: a struct msghdr, then the bytes that one message had. */
 export const MMSGHDR = {
@@ -31,17 +31,15 @@ export const PKTINFO = {
 } as const;
 
 /** struct sockaddr_in6, the larger of the two, rounded up; sockaddr_in is 16 bytes with its address at 4. */
-export const SOCKADDR = { room: 32, v4: { size: 16, addr: 4 }, v6: { size: 28, addr: 8 }, family: 0, port: 2 } as const;
-
-const AF = { 4: 2, 6: 10 } as const;
+export const SOCKADDR = { room: 32, 4: { size: 16, addr: 4 }, 6: { size: 28, addr: 8 }, family: 0, port: 2 } as const;
 
 /** struct sockaddr_in or sockaddr_in6. */
 export function encodeSockaddr({ family, ip, port }: SocketAddress): Uint8Array<ArrayBuffer> {
-  const { size, addr } = family === 4 ? SOCKADDR.v4 : SOCKADDR.v6;
+  const { size, addr } = SOCKADDR[family];
   const bytes = new Uint8Array(size);
   const data = new DataView(bytes.buffer);
-  data.setUint16(SOCKADDR.family, AF[family], true);
+  data.setUint16(SOCKADDR.family, FAMILIES[family].af, true);
   data.setUint16(SOCKADDR.port, port, false);
-  bytes.set(ipBytes(family, ip).subarray(0, family === 4 ? 4 : 16), addr);
+  bytes.set(encodeIp({ family, ip }), addr);
   return bytes;
 }

@@ -8,12 +8,11 @@ const WORD = 4;
 const HEADER_WORDS = MMSGHDR.size / WORD;
 const VECTOR_WORDS = IOVEC.size / WORD;
 
-/** A descriptor by which every send succeeds and nothing leaves: what the warm-up has for a socket. */
-export const NOWHERE = -1;
-
 export class MessageBlock {
   /** Messages so far. */
   count = 0;
+  /** Every send succeeds and nothing leaves, whatever the descriptor: for the warm-up alone. */
+  discards = false;
   /** By message, for whoever accounts for it: its first datagram, how many, their bytes, and to which downstream. */
   readonly first: Int32Array;
   readonly datagrams: Int32Array;
@@ -101,7 +100,7 @@ export class MessageBlock {
 
   /** Sends the messages from number `from` on without waiting; how many left, or -errno of the first. */
   send(fd: number, from: number): number {
-    if (fd === NOWHERE) return this.count - from;
+    if (this.discards) return this.count - from;
     return sendmmsg(fd, this.#starts[from]!, this.count - from, MSG_DONTWAIT);
   }
 

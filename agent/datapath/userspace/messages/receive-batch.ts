@@ -2,18 +2,18 @@
  * Room for one batch of messages, and the datagrams that they hold. With UDP_GRO (udp(7), linux/udp.h) the kernel hands
  * over what it has coalesced as one message with the size to cut it at, which spares a receive for each datagram.
  */
-import type { Family } from '../../../address.ts';
+import { FAMILIES, type Family } from '../../../address.ts';
 import { type Address, Memory, MSG_WAITFORONE, recvmmsg } from '../../../ffi/mmsg.ts';
 import { CMSG, IOVEC, MMSGHDR, SOCKADDR } from './layout.ts';
 
 /** linux/socket.h: a message's length is its whole length, though only what fits is written. */
 const MSG_TRUNC = 0x20;
-const AF_INET = 2;
+const AF_INET = FAMILIES[4].af;
 /** The third word of an IPv4-mapped address, ::ffff:0:0/96 (RFC 4291, 2.5.5.2), as a little-endian word. */
 const MAPPED = 0xffff_0000;
 const WORD = 4;
-/** Largest message of all, coalesced or not. */
-const LARGEST = 65536;
+/** Bytes of the largest message of all, coalesced or not. */
+export const LARGEST_MESSAGE = 65536;
 /** linux/udp.h, UDP_MAX_SEGMENTS of the newest kernels: datagrams of one message. */
 const MOST_DATAGRAMS = 128;
 /** In front of each message, where a header of our own may go; as much as keeps the payload on a line of its own. */
@@ -48,7 +48,7 @@ export class ReceiveBatch {
     this.messages = messages;
     this.datagrams = coalesces ? Math.max(1024, messages + MOST_DATAGRAMS) : messages;
     this.#most = coalesces ? MOST_DATAGRAMS : 1;
-    this.room = coalesces ? LARGEST : bytes;
+    this.room = coalesces ? LARGEST_MESSAGE : bytes;
     this.#stride = HEADROOM + Math.ceil(this.room / 64) * 64 + APART;
     this.payloads = new Memory(messages * this.#stride);
     this.#headers = new Memory(messages * MMSGHDR.size);
@@ -145,7 +145,7 @@ export class ReceiveBatch {
     const vector = message * IOVEC.size;
     this.#headers.point(header + MMSGHDR.name, this.#names.address(message * SOCKADDR.room));
     // The kernel writes back how long the name was; it never grows beyond that on one socket.
-    this.#headers.u32[(header + MMSGHDR.namelen) / WORD] = SOCKADDR.v6.size;
+    this.#headers.u32[(header + MMSGHDR.namelen) / WORD] = SOCKADDR[6].size;
     this.#headers.point(header + MMSGHDR.iov, this.#vectors.address(vector));
     this.#headers.u32[(header + MMSGHDR.iovlen) / WORD] = 1;
     this.#headers.point(header + MMSGHDR.control, this.#controls.address(message * CMSG.size));

@@ -2,10 +2,10 @@
  * Sockets bound to clients' own addresses, the least recently used given up first: what lets the datagrams of a client
  * that talks much be gathered. All state is in arrays, since it is asked once for each client of each batch.
  */
-import type { Family } from '../../../address.ts';
-import { libc } from '../../../ffi/libc.ts';
+import { FAMILIES, type Family } from '../../../address.ts';
 import { SOCKADDR } from '../messages/layout.ts';
-import { openTransparentSocket } from './open.ts';
+import type { Descriptors } from './descriptors.ts';
+import type { openTransparentSocket } from './open.ts';
 
 /** A socket that was in use so recently keeps its place: to take turns on too few would cost more than it saves. */
 const KEEP_MS = 1000;
@@ -18,6 +18,8 @@ export type IsHost = (source: Uint32Array, at: number) => boolean;
 export class ClientSockets {
   readonly #isHost: IsHost;
   readonly #limit: number;
+  readonly #descriptors: Descriptors;
+  readonly #open: typeof openTransparentSocket;
   #size = 0;
   /** By entry: the source as ReceiveBatch.source has it, its socket or NONE, and when it was asked for last. */
   readonly #keys: Uint32Array;
@@ -29,9 +31,11 @@ export class ClientSockets {
   #fullUntil = 0;
 
   /** At most `limit` sockets. */
-  constructor(limit: number, isHost: IsHost) {
+  constructor(limit: number, isHost: IsHost, descriptors: Descriptors, open: typeof openTransparentSocket) {
     this.#limit = limit;
     this.#isHost = isHost;
+    this.#descriptors = descriptors;
+    this.#open = open;
     this.#keys = new Uint32Array(limit * KEY);
     this.#fds = new Int32Array(limit);
     this.#used = new Float64Array(limit);
@@ -51,7 +55,7 @@ export class ClientSockets {
     if (entry === NONE) return NONE;
     this.#keys.set(source.subarray(at, at + KEY), entry * KEY);
     // One that cannot be had is remembered as well, or each batch would try again.
-    this.#fds[entry] = this.#isHost(source, at) ? NONE : open(source, at);
+    this.#fds[entry] = this.#isHost(source, at) ? NONE : this.#openFor(source, at);
     this.#used[entry] = now;
     this.#next[entry] = this.#buckets[bucket]!;
     this.#buckets[bucket] = entry;
@@ -60,7 +64,7 @@ export class ClientSockets {
 
   /** Closes all. */
   clear(): void {
-    for (let entry = 0; entry < this.#size; entry++) if (this.#fds[entry] !== NONE) libc.close(this.#fds[entry]!);
+    for (let entry = 0; entry < this.#size; entry++) this.#close(entry);
     this.#buckets.fill(NONE);
     this.#size = 0;
     this.#fullUntil = 0;
@@ -77,8 +81,22 @@ export class ClientSockets {
       return NONE;
     }
     this.#unlink(oldest);
-    if (this.#fds[oldest] !== NONE) libc.close(this.#fds[oldest]!);
+    this.#close(oldest);
     return oldest;
+  }
+
+  #close(entry: number): void {
+    const fd = this.#fds[entry]!;
+    if (fd !== NONE) this.#descriptors.close(fd);
+  }
+
+  #openFor(source: Uint32Array, at: number): number {
+    const family = (source[at]! & 0xf) as Family;
+    try {
+      return this.#descriptors.own(this.#open(family, sockaddrOf(family, source, at)));
+    } catch {
+      return NONE;
+    }
   }
 
   #unlink(entry: number): void {
@@ -110,15 +128,10 @@ export function hashSource(source: Uint32Array, at: number): number {
   return (hash ^ (hash >>> 16)) >>> 0;
 }
 
-function open(source: Uint32Array, at: number): number {
-  const family = (source[at]! & 0xf) as Family;
-  const { size, addr } = family === 4 ? SOCKADDR.v4 : SOCKADDR.v6;
+function sockaddrOf(family: Family, source: Uint32Array, at: number): Uint32Array {
+  const { size, addr } = SOCKADDR[family];
   const words = new Uint32Array(size / 4);
-  words[0] = (source[at]! & 0xffff_0000) | (family === 4 ? 2 : 10);
-  for (let word = 0; word < (family === 4 ? 1 : 4); word++) words[addr / 4 + word] = source[at + 1 + word]!;
-  try {
-    return openTransparentSocket(family, words);
-  } catch {
-    return NONE;
-  }
+  words[0] = (source[at]! & 0xffff_0000) | FAMILIES[family].af;
+  for (let word = 0; word < FAMILIES[family].bytes / 4; word++) words[addr / 4 + word] = source[at + 1 + word]!;
+  return words;
 }

@@ -1,10 +1,10 @@
 /** The sockets of the userspace datapath: opened, told what they need, and what the kernel made of it. */
 import { constants } from 'node:os';
-import type { Family, SocketAddress } from '../../../address.ts';
+import { FAMILIES, type Family, type SocketAddress } from '../../../address.ts';
 import { check } from '../../../ffi/errno.ts';
 import {
-  AF_INET,
-  AF_INET6,
+  IP_TRANSPARENT,
+  IPPROTO_UDP,
   libc,
   SO_RCVBUF,
   SO_RCVBUFFORCE,
@@ -13,6 +13,7 @@ import {
   SOCK_DGRAM,
   SOCK_NONBLOCK,
   SOCK_RAW,
+  SOL_IP,
   SOL_SOCKET,
   SOL_UDP,
   UDP_GRO,
@@ -25,12 +26,10 @@ const SO = { REUSEADDR: 2, SNDBUF: 7, REUSEPORT: 15, SNDBUFFORCE: 32, MEMINFO: 5
 /** linux/sock_diag.h: what SO_RXQ_OVFL reports with a datagram, readable at any time. */
 const SK_MEMINFO_DROPS = 8;
 /** linux/in.h, linux/in6.h */
-const SOL_IP = 0;
-const IP = { MTU_DISCOVER: 10, FREEBIND: 15, TRANSPARENT: 19 } as const;
+const IP = { MTU_DISCOVER: 10, FREEBIND: 15 } as const;
 const SOL_IPV6 = 41;
 const IPV6 = { MTU_DISCOVER: 23, V6ONLY: 26, TRANSPARENT: 75, FREEBIND: 78 } as const;
 const PMTUDISC_DONT = 0;
-const IPPROTO_UDP = 17;
 /** Addresses of this host that nobody else has a reason to send to. */
 const NOWHERE = { 4: '127.255.255.254', 6: '::1' } as const;
 /**
@@ -109,46 +108,26 @@ export function openTransparentSocket(family: Family, from: Uint32Array): number
 /** A socket for datagrams that bring their own UDP header. Throws SystemError, EPERM without CAP_NET_RAW. */
 export function openRawSocket(family: Family): number {
   return opened(family, SOCK_RAW, IPPROTO_UDP, (fd) => {
+    prepareSender(fd, family);
+    // It may then have an address that is on no interface: `lo` need not have IPv6.
+    setTransparent(fd, family);
     // A raw socket gets a copy of all that comes for its address: so it has one for which nothing comes.
     bindTo(fd, { family, ip: NOWHERE[family], port: 0 });
-    prepareSender(fd, family);
-    setTransparent(fd, family);
     return fd;
   });
 }
 
-/** True if this process may send from addresses that are not this host's. */
-export function mayBeTransparent(): boolean {
-  return permitted(() =>
-    opened(4, SOCK_DGRAM, 0, (fd) => {
-      setTransparent(fd, 4);
-      return fd;
-    }),
-  );
-}
-
-/** True if this process may send datagrams with its own UDP header. */
-export function mayBeRaw(): boolean {
-  return permitted(() => openRawSocket(4));
-}
+/** How a forwarder's sockets are opened; the warm-up has its own. */
+export const SENDERS = { nat: openNatSocket, raw: openRawSocket, client: openTransparentSocket } as const;
+export type Senders = typeof SENDERS;
 
 function opened<T>(family: Family, type: number, protocol: number, prepare: (fd: number) => T): T {
-  const domain = family === 4 ? AF_INET : AF_INET6;
-  const fd = check('socket', libc.socket(domain, type | SOCK_CLOEXEC, protocol));
+  const fd = check('socket', libc.socket(FAMILIES[family].af, type | SOCK_CLOEXEC, protocol));
   try {
     return prepare(fd);
   } catch (error) {
     libc.close(fd);
     throw error;
-  }
-}
-
-function permitted(open: () => number): boolean {
-  try {
-    libc.close(open());
-    return true;
-  } catch {
-    return false;
   }
 }
 
@@ -163,7 +142,7 @@ function prepareSender(fd: number, family: Family): void {
 }
 
 function setTransparent(fd: number, family: Family): void {
-  if (family === 4) set(fd, SOL_IP, IP.TRANSPARENT, 1);
+  if (family === 4) set(fd, SOL_IP, IP_TRANSPARENT, 1);
   else set(fd, SOL_IPV6, IPV6.TRANSPARENT, 1);
 }
 

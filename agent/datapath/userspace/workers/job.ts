@@ -4,8 +4,10 @@ import type { Preserve } from '../forward/source-paths.ts';
 import type { TableSnapshot } from '../snapshot.ts';
 
 export interface WorkerJob {
-  /** Its socket, which stays the agent's: it outlives the worker, and what waits in it is the next one's. */
+  /** Its own descriptor of the socket. The agent has another: what waits in the socket is the next worker's. */
   readonly fd: number;
+  /** Memory of the Descriptors that are the worker's, this one among them. */
+  readonly descriptors: SharedArrayBuffer;
   readonly index: number;
   /** Memory of its WorkerState. */
   readonly state: SharedArrayBuffer;

@@ -1,8 +1,13 @@
 /** A listener's worker threads: started, given their tables, started again when they die, and gone before the agent is. */
 import { existsSync } from 'node:fs';
 import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads';
+import { setTimer, type Timer, now as wallNow } from '../../../clock.ts';
+import { check } from '../../../ffi/errno.ts';
+import { F_DUPFD_CLOEXEC, libc } from '../../../ffi/libc.ts';
 import type { Log } from '../../../log.ts';
+import { maxDescriptors } from '../forward/forwarder.ts';
 import type { TableSnapshot } from '../snapshot.ts';
+import { Descriptors } from '../sockets/descriptors.ts';
 import type { WorkerJob } from './job.ts';
 import { pollUntil, type Totals, WorkerState } from './state.ts';
 
@@ -25,14 +30,19 @@ export interface Thread {
 
 export type StartThread = (job: WorkerJob) => Thread;
 
+/** A worker's job but for what the pool makes itself; `fd` is a socket that stays the caller's. */
+export type PoolJob = Omit<WorkerJob, 'state' | 'descriptors' | 'snapshot' | 'snapshots'>;
+
 export interface PoolOptions {
   readonly log: Log;
   /** The listener's name. */
   readonly name: string;
-  /** Jobs but for what the pool makes itself, one for each worker. */
-  readonly jobs: readonly Omit<WorkerJob, 'state' | 'snapshot' | 'snapshots'>[];
+  /** One for each worker. */
+  readonly jobs: readonly PoolJob[];
   readonly snapshot: TableSnapshot;
-  readonly start?: StartThread;
+  readonly start?: StartThread | undefined;
+  readonly now?: () => number;
+  readonly timer?: Timer;
 }
 
 /** What forwards a listener's datagrams, whether threads of a pool or the agent's own. */
@@ -53,12 +63,17 @@ export class WorkerPool implements ForwarderGroup {
   readonly #workers: readonly PoolWorker[];
   deaths = 0;
 
+  /** Throws where a worker does not start; those that have started are ended, and close what is theirs. */
   constructor(options: PoolOptions) {
     this.#deps = options;
-    const start = options.start ?? startThread;
-    this.#workers = options.jobs.map(
-      (job) => new PoolWorker(job, options.snapshot, start, (worker, error) => this.#died(worker, error)),
-    );
+    this.#workers = options.jobs.map((job) => new PoolWorker(job, options, (...end) => this.#ended(...end)));
+    try {
+      for (const worker of this.#workers) worker.start();
+    } catch (error) {
+      this.stop();
+      this.#end();
+      throw error;
+    }
   }
 
   publish(snapshot: TableSnapshot): boolean {
@@ -78,44 +93,55 @@ export class WorkerPool implements ForwarderGroup {
     this.stop();
     const ended = pollUntil(STOP_MS, () => this.#workers.every((worker) => worker.ended));
     if (!ended) this.#deps.log.warn('worker did not stop in time', { listener: this.#deps.name });
+    this.#end();
+  }
+
+  #end(): void {
     for (const worker of this.#workers) worker.end();
   }
 
-  #died(worker: PoolWorker, error: Error): void {
-    this.deaths++;
+  #ended(worker: PoolWorker, error: Error, started: boolean): void {
+    if (started) this.deaths++;
     const { name: listener } = this.#deps;
     const again = worker.reviveLater();
     const fields = { listener, worker: worker.index, error: error.message, deaths: this.deaths, restart_ms: again };
-    this.#deps.log.error('userspace worker died', fields);
+    this.#deps.log.error(started ? 'userspace worker died' : 'userspace worker did not start', fields);
   }
 }
+
+/** Told of a thread that ended though nobody had asked it to, or of one that did not start again, and why. */
+type OnEnd = (worker: PoolWorker, error: Error, started: boolean) => void;
 
 class PoolWorker {
   readonly index: number;
   readonly state = new WorkerState();
-  readonly #job: PoolOptions['jobs'][number];
+  readonly #job: PoolJob;
+  readonly #descriptors: Descriptors;
   readonly #start: StartThread;
-  readonly #onDeath: (worker: PoolWorker, error: Error) => void;
+  readonly #now: () => number;
+  readonly #timer: Timer;
+  readonly #onEnd: OnEnd;
   #snapshot: TableSnapshot;
   #thread: Thread | undefined;
   #snapshots: MessagePort | undefined;
-  #timer: NodeJS.Timeout | undefined;
+  #cancelRestart: (() => void) | undefined;
   #startedAt = 0;
   #backoff: number = BACKOFF_MS.first;
 
   constructor(
-    job: PoolOptions['jobs'][number],
-    snapshot: TableSnapshot,
-    start: StartThread,
-    onDeath: (worker: PoolWorker, error: Error) => void,
+    job: PoolJob,
+    { snapshot, start = startThread, now = wallNow, timer = setTimer }: PoolOptions,
+    onEnd: OnEnd,
   ) {
     this.index = job.index;
     this.#job = job;
+    this.#descriptors = new Descriptors(maxDescriptors(job.preserve));
     this.#snapshot = snapshot;
     this.#start = start;
-    this.#onDeath = onDeath;
+    this.#now = now;
+    this.#timer = timer;
+    this.#onEnd = onEnd;
     this.state.generation = snapshot.generation;
-    this.#run();
   }
 
   /** True if its thread touches no socket any more, or there is none. */
@@ -129,43 +155,78 @@ class PoolWorker {
     this.state.generation = snapshot.generation;
   }
 
+  /** Throws where there is no descriptor or no thread to be had. */
+  start(): void {
+    const { port1, port2 } = new MessageChannel();
+    port1.unref();
+    try {
+      this.#run(port2);
+    } catch (cause) {
+      port1.close();
+      this.#descriptors.closeAll();
+      throw new Error(`failed to start worker ${this.index}: ${explain(cause as Error)}`, { cause });
+    }
+    this.#snapshots = port1;
+  }
+
   /** Starts it again after a pause, which grows as long as it does not live; the pause in milliseconds. */
   reviveLater(): number {
-    const lived = performance.now() - this.#startedAt;
+    const lived = this.#now() - this.#startedAt;
     if (lived > BACKOFF_MS.forgetAfter) this.#backoff = BACKOFF_MS.first;
     const pause = this.#backoff;
     this.#backoff = Math.min(pause * 2, BACKOFF_MS.most);
-    this.#timer = setTimeout(() => this.#run(), pause).unref();
+    this.#cancelRestart = this.#timer(pause, () => this.#revive());
     return pause;
   }
 
   end(): void {
-    clearTimeout(this.#timer);
+    this.#cancelRestart?.();
     this.#snapshots?.close();
     this.#thread?.terminate();
   }
 
-  #run(): void {
-    if (this.state.stopping) return;
-    const { port1, port2 } = new MessageChannel();
-    port1.unref();
-    this.#snapshots = port1;
-    this.#startedAt = performance.now();
-    const thread = this.#start({ ...this.#job, state: this.state.memory, snapshot: this.#snapshot, snapshots: port2 });
+  #revive(): void {
+    try {
+      this.start();
+    } catch (error) {
+      this.#onEnd(this, error as Error, false);
+    }
+  }
+
+  #run(snapshots: MessagePort): void {
+    this.#startedAt = this.#now();
+    const fd = this.#descriptors.own(check('fcntl', libc.fcntl(this.#job.fd, F_DUPFD_CLOEXEC, 0)));
+    this.state.enter();
+    const thread = this.#start({
+      ...this.#job,
+      fd,
+      descriptors: this.#descriptors.memory,
+      state: this.state.memory,
+      snapshot: this.#snapshot,
+      snapshots,
+    });
     this.#thread = thread;
     let reason = new Error('it ended by itself');
     thread.on('error', (error) => {
       reason = error;
     });
-    thread.on('exit', () => {
-      this.#thread = undefined;
-      port1.close();
-      if (this.state.stopping) return;
-      this.state.revive();
-      this.#onDeath(this, reason);
-    });
+    thread.on('exit', () => this.#exited(reason));
     thread.unref();
   }
+
+  /** Only now does nothing run that could still use a descriptor of the thread's. */
+  #exited(reason: Error): void {
+    this.#thread = undefined;
+    this.#snapshots?.close();
+    this.#descriptors.closeAll();
+    this.state.leave();
+    if (!this.state.stopping) this.#onEnd(this, reason, true);
+  }
+}
+
+/** A thread that the kernel refuses is told by Node as an error whose message is the errno. */
+function explain({ message }: Error): string {
+  return message === 'EAGAIN' ? 'EAGAIN: no more threads allowed (pids.max of the pod, or ulimit -u)' : message;
 }
 
 /** In a checkout the worker is a source file, in dist/ a bundle of its own, beside this code or one folder up. */

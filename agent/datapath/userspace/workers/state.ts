@@ -79,13 +79,14 @@ export class WorkerState {
     return Atomics.load(this.#words, WORDS.LEFT) !== 0;
   }
 
+  /** Also from the middle of its work; where it could not say so itself, its survivor does. */
   leave(): void {
+    Atomics.and(this.#words, WORDS.TURN, ~1);
     Atomics.store(this.#words, WORDS.LEFT, 1);
   }
 
-  /** A forwarder that died in the middle of its work is at rest, and the next one may begin. */
-  revive(): void {
-    Atomics.and(this.#words, WORDS.TURN, ~1);
+  /** The next one begins. */
+  enter(): void {
     Atomics.store(this.#words, WORDS.LEFT, 0);
   }
 

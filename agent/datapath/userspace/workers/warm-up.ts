@@ -1,41 +1,43 @@
 /**
  * A forwarder's first datagram would wait for its code to be compiled, and at ten a second so would the next thousand.
- * So before it begins, it works on made-up batches, whose sends go to no socket: nothing leaves the thread.
+ * So before it begins, it works on made-up batches, whose sends are discarded or fail: nothing leaves the thread.
  */
 import { parseIp } from '../../../address.ts';
 import { buildTable } from '../../../table.ts';
 import type { BatchBuffers } from '../forward/batch-buffers.ts';
 import { Forwarder } from '../forward/forwarder.ts';
-import { NOWHERE } from '../messages/message-block.ts';
 import { buildSnapshot } from '../snapshot.ts';
-import { openNatSockets } from '../sockets/nat.ts';
+import { Descriptors } from '../sockets/descriptors.ts';
+import type { Senders } from '../sockets/open.ts';
 import { WorkerState } from './state.ts';
 
 /** Enough for V8 to have seen and optimised the whole path; tens of milliseconds. */
 const BATCHES = 200;
 const SIZES = [200, 200, 80, 1400];
-/** No descriptor either, but one by which the send is really tried, and fails. */
-const BAD = -2;
+/** No descriptor: where a send by it is tried, it fails. */
+const NO_SOCKET = -1;
+const SENDERS: Senders = { nat: () => NO_SOCKET, raw: () => NO_SOCKET, client: () => NO_SOCKET };
 
 /** Works on made-up batches with the thread's own buffers, as `preserves` says with sources or without. */
 export function warmUp(buffers: BatchBuffers, preserves: boolean): void {
   const { messages } = buffers.batch;
   const snapshot = buildSnapshot(0, tables(), [], 1);
-  let opened = 0;
-  const fd = () => (++opened % 3 === 0 ? BAD : NOWHERE);
   const forwarder = new Forwarder({
-    fd: BAD,
+    fd: NO_SOCKET,
     index: 0,
     buffers,
     state: new WorkerState(),
     maxPacketSize: 65507,
     gathers: true,
-    preserve: undefined,
-    nat: openNatSockets(fd),
-    ...(preserves && { raw: { 4: NOWHERE, 6: BAD } }),
+    preserve: preserves ? { transparent: false, raw: true, maxSources: 0 } : undefined,
+    // Keeps none, so that none is closed.
+    descriptors: new Descriptors(0),
+    senders: SENDERS,
   });
   forwarder.adopt(snapshot);
   for (let batch = 0; batch < BATCHES; batch++) {
+    // Mostly all goes well, and the rest has been seen too.
+    buffers.messages.discards = batch % 3 !== 0;
     const count = batch % 4 === 0 ? 1 : 1 + (batch % messages);
     for (let message = 0; message < count; message++) {
       const size = SIZES[(batch + message) % SIZES.length]!;
@@ -43,6 +45,7 @@ export function warmUp(buffers: BatchBuffers, preserves: boolean): void {
     }
     forwarder.forward(count);
   }
+  buffers.messages.discards = false;
 }
 
 function tables() {

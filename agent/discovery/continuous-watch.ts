@@ -8,7 +8,7 @@ import type { Timer } from '../clock.ts';
 import type { Selection, SliceApi, WatchEvent } from './api.ts';
 import { ApiFailure } from './failure.ts';
 
-export interface RelayDependencies {
+export interface ContinuousWatchDependencies {
   readonly api: SliceApi;
   readonly selection: Selection;
   readonly timer: Timer;
@@ -24,18 +24,18 @@ export interface RelayDependencies {
   /** Bytes came. */
   readonly onBytes: () => void;
   readonly onEvent: (event: WatchEvent) => void;
-  /** Asked after a silence; without a successor the relay ends in good order. */
+  /** Asked after a silence; without a successor the watch ends in good order. */
   readonly wantsSuccessor: () => boolean;
 }
 
-export class Relay {
-  readonly #deps: RelayDependencies;
+export class ContinuousWatch {
+  readonly #deps: ContinuousWatchDependencies;
   readonly #end = Promise.withResolvers<void>();
   #standing: AbortController | undefined;
   #opening: AbortController | undefined;
   #cancelSilence = () => {};
 
-  constructor(dependencies: RelayDependencies) {
+  constructor(dependencies: ContinuousWatchDependencies) {
     this.#deps = dependencies;
   }
 

@@ -1,0 +1,49 @@
+/** Which datagrams are a listener's, as the program's maps say it: pure, from the blueprint. */
+import { type IpAddress, isWildcard } from '../../address.ts';
+import { familiesOf } from '../../model.ts';
+import type { Blueprint, ListenerBlueprint } from '../datapath.ts';
+import { CONSTANTS, encodeAddressKey, encodeBind, encodeBindKey, encodeU32 } from './abi.ts';
+
+type Entry = readonly [key: Uint8Array, value: Uint8Array];
+
+/** ADDRESSES: the node's own, and those that listeners bind. */
+export function* wantedAddresses({ addresses, listeners }: Blueprint): Generator<Entry> {
+  const flags = new Map<string, { key: Uint8Array; value: number }>();
+  const add = (address: IpAddress, flag: number) => {
+    const entry = flags.get(address.ip) ?? { key: encodeAddressKey(address), value: 0 };
+    flags.set(address.ip, { ...entry, value: entry.value | flag });
+  };
+  for (const address of addresses) add(address, CONSTANTS.ADDRESS_LOCAL);
+  for (const { listener } of listeners) if (!isWildcard(listener.bind)) add(listener.bind, CONSTANTS.ADDRESS_BOUND);
+  for (const { key, value } of flags.values()) yield [key, encodeU32(value)];
+}
+
+/**
+ * BINDS: each listener on each of its interfaces, by its row. `[::]` takes IPv4 too, but where another listener binds
+ * 0.0.0.0 and the same port, that one is the more specific: such entries come last and win.
+ */
+export function* wantedBinds(
+  ready: readonly ListenerBlueprint[],
+  rowOf: (listener: ListenerBlueprint) => number,
+): Generator<Entry> {
+  const dualStackFirst = [...ready].sort((a, b) => familiesOf(b.listener).length - familiesOf(a.listener).length);
+  for (const one of dualStackFirst) {
+    for (const family of familiesOf(one.listener)) {
+      for (const key of bindKeys(one, family)) yield [key, encodeBind(rowOf(one), family)];
+    }
+  }
+}
+
+/** The listener's keys of BINDS. */
+export function bindKeys({ listener, interfaces }: ListenerBlueprint, family: 4 | 6): Uint8Array[] {
+  return interfaces.map(({ index }) => encodeBindKey(listener.bind, family, index));
+}
+
+/** The program's array of port flags. */
+export function wantedPorts(bound: readonly ListenerBlueprint[]): Uint8Array {
+  const ports = new Uint8Array(65536);
+  for (const { listener } of bound) {
+    ports[listener.bind.port]! |= isWildcard(listener.bind) ? CONSTANTS.PORT_WILDCARD : CONSTANTS.PORT_SPECIFIC;
+  }
+  return ports;
+}
