@@ -39,11 +39,9 @@ export function bindKeys({ listener, interfaces }: ListenerBlueprint, family: 4 
   return interfaces.map(({ index }) => encodeBindKey(listener.bind, family, index));
 }
 
-/** The program's array of port flags. */
-export function wantedPorts(bound: readonly ListenerBlueprint[]): Uint8Array {
-  const ports = new Uint8Array(65536);
-  for (const { listener } of bound) {
-    ports[listener.bind.port]! |= isWildcard(listener.bind) ? CONSTANTS.PORT_WILDCARD : CONSTANTS.PORT_SPECIFIC;
-  }
-  return ports;
+/** The program's flags by port; a port may stand there more than once. */
+export function wantedPorts(bound: readonly ListenerBlueprint[]): readonly (readonly [port: number, flag: number])[] {
+  return bound.map(({ listener: { bind } }) => {
+    return [bind.port, isWildcard(bind) ? CONSTANTS.PORT_WILDCARD : CONSTANTS.PORT_SPECIFIC];
+  });
 }

@@ -53,10 +53,10 @@ export class FlagsMirror {
     this.#have = new Uint8Array(map.valueSize);
   }
 
-  diff(wanted: Uint8Array): Steps {
+  diff(wanted: readonly (readonly [at: number, flag: number])[]): Steps {
     return {
-      add: () => this.#put(this.#have.map((flags, at) => flags | wanted[at]!)),
-      remove: () => this.#put(wanted),
+      add: () => this.#put(withFlags(this.#have.slice(), wanted)),
+      remove: () => this.#put(withFlags(new Uint8Array(this.#have.length), wanted)),
     };
   }
 
@@ -65,6 +65,12 @@ export class FlagsMirror {
     this.#map.put(encodeU32(0), flags);
     this.#have = flags;
   }
+}
+
+/** Touches but the bytes that it must: a loop over all 65536 at each pass would have V8 compile it for 5 MiB. */
+function withFlags(bytes: Uint8Array, flags: readonly (readonly [at: number, flag: number])[]): Uint8Array {
+  for (const [at, flag] of flags) bytes[at]! |= flag;
+  return bytes;
 }
 
 /** One entry that is refused does not keep the others out. */
