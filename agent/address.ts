@@ -6,6 +6,8 @@ export type Family = 4 | 6;
 /** By family: AF_INET and AF_INET6 of bits/socket.h, bytes of an address, bytes of an IP and a UDP header. */
 export const FAMILIES = { 4: { af: 2, bytes: 4, headers: 28 }, 6: { af: 10, bytes: 16, headers: 48 } } as const;
 
+export const BOTH_FAMILIES: readonly Family[] = [4, 6];
+
 /** The family of an AF_ number; undefined for neither of the two. */
 export function familyOf(af: number): Family | undefined {
   return af === FAMILIES[4].af ? 4 : af === FAMILIES[6].af ? 6 : undefined;

@@ -1,5 +1,5 @@
 /** Who else sits on the ingress of our interfaces, and who of them sees a datagram before we do. */
-import { PROGRAM } from '../datapath/tc/object.ts';
+import { isOurs } from '../datapath/tc/clsact.ts';
 import type { Filter } from '../netlink/filter.ts';
 import { type Finding, ok, warn } from './finding.ts';
 
@@ -32,11 +32,6 @@ export function hookFindings(hooks: readonly Hook[]): Finding[] {
     const unseen = typeof hook.tcx === 'string' ? `; tcx programs cannot be seen (${hook.tcx})` : '';
     return [ok(what, `${state}, nobody else is on the ingress${unseen}`)];
   });
-}
-
-/** By the name that libbpf gives a filter: the program's, and its tag. */
-function isOurs({ kind, bpfName }: Filter): boolean {
-  return kind === 'bpf' && bpfName?.startsWith(`${PROGRAM}:[`) === true;
 }
 
 function filters({ name, filters }: Hook): Finding[] {

@@ -2,6 +2,7 @@
  * The health of all downstreams: who is probed, who may receive, and what the operator hears of it. Without a prober
  * every downstream is `unknown`, which counts as in use.
  */
+import { BOTH_FAMILIES } from '../address.ts';
 import type { Health as HealthConfig } from '../config/load.ts';
 import type { Guard } from '../lifetime.ts';
 import type { Log } from '../log.ts';
@@ -102,7 +103,7 @@ export class Health {
     const before = this.#registry.get(listener.name);
     const entered = this.#registry.enter(listener, endpoints);
     if (entered !== before) {
-      for (const family of [4, 6] as const) announceFamily(this.#alerts, entered, family, this.#deps.config.failOpen);
+      for (const family of BOTH_FAMILIES) announceFamily(this.#alerts, entered, family, this.#deps.config.failOpen);
     }
     return entered.selected();
   }

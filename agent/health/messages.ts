@@ -1,5 +1,5 @@
 /** What the log and /readyz say of health; the operator's guide greps for `health.*failed`. */
-import { type Family, formatAddress } from '../address.ts';
+import { BOTH_FAMILIES, type Family, formatAddress } from '../address.ts';
 import type { Log } from '../log.ts';
 import type { LogLimiter } from '../log-limit.ts';
 import type { Endpoint, Listener } from '../model.ts';
@@ -76,7 +76,7 @@ export function announceFamily(alerts: LogLimiter, health: ListenerHealth, famil
 
 /** The listener is gone, and what was said of it with it. */
 export function forgetListener(alerts: LogLimiter, name: string): void {
-  for (const family of [4, 6] as const) {
+  for (const family of BOTH_FAMILIES) {
     alerts.forget(allDown(name, family));
     alerts.forget(noneReady(name, family));
   }

@@ -3,12 +3,12 @@
  * family is ready, those that answer all the same. Pure, and told by counts, so that one endpoint's news costs the same
  * however many others there are.
  */
-import type { Family } from '../address.ts';
+import { BOTH_FAMILIES, type Family } from '../address.ts';
 import type { Endpoint } from '../model.ts';
 import type { Condition } from './state.ts';
 
-export interface Selection {
-  readonly downstreams: readonly Endpoint[];
+/** What is worth a remark. */
+export interface FamilyStates {
   /** The families whose ready endpoints are all down. */
   readonly down: readonly Family[];
   /** The families that have unready endpoints alone, of which some answer: those are in use. */
@@ -29,8 +29,6 @@ interface Count {
   /** Of the unready ones, those that are up. */
   answering: number;
 }
-
-const FAMILIES = [4, 6] as const;
 
 /** How many endpoints of a listener are in which condition, and what follows. */
 export class Counts {
@@ -94,28 +92,17 @@ export class Counts {
     return live === 0 && this.#failOpen ? ready : live;
   }
 
-  families(): Omit<Selection, 'downstreams'> {
+  families(): FamilyStates {
     return {
-      down: FAMILIES.filter((family) => this.isDown(family)),
-      lastResort: FAMILIES.filter((family) => this.isLastResort(family)),
-      unserved: FAMILIES.filter((family) => this.isUnserved(family)),
+      down: BOTH_FAMILIES.filter((family) => this.isDown(family)),
+      lastResort: BOTH_FAMILIES.filter((family) => this.isLastResort(family)),
+      unserved: BOTH_FAMILIES.filter((family) => this.isUnserved(family)),
     };
   }
 }
 
 function nothing(): Count {
   return { ready: 0, live: 0, unready: 0, answering: 0 };
-}
-
-/** All of it at once; `conditionOf` is asked by an endpoint's place in the list. */
-export function selectDownstreams(
-  endpoints: readonly Endpoint[],
-  conditionOf: (index: number) => Condition,
-  failOpen: boolean,
-): Selection {
-  const counts = new Counts(failOpen);
-  for (const [index, endpoint] of endpoints.entries()) counts.add(endpoint, conditionOf(index));
-  return { downstreams: chosenOf(endpoints, conditionOf, counts), ...counts.families() };
 }
 
 /** The endpoints that may receive; the same list where all of them may. */

@@ -5,7 +5,7 @@ import { describe, expect, test } from 'vitest';
 import type { Timer } from '../../agent/clock.ts';
 import { decodeReply, encodeRequest } from '../../agent/health/echo.ts';
 import { firstDelay, nextDelay } from '../../agent/health/schedule.ts';
-import { type Selection, selectDownstreams } from '../../agent/health/selection.ts';
+import { Counts, chosenOf, type FamilyStates } from '../../agent/health/selection.ts';
 import {
   afterRound,
   type Condition,
@@ -119,9 +119,20 @@ describe('an echo reply', () => {
   });
 });
 
+/** By counts that see all endpoints at once; `conditionOf` is asked by an endpoint's place in the list. */
+function selectDownstreams(
+  endpoints: readonly Endpoint[],
+  conditionOf: (index: number) => Condition,
+  failOpen: boolean,
+): FamilyStates & { readonly downstreams: readonly Endpoint[] } {
+  const counts = new Counts(failOpen);
+  for (const [index, endpoint] of endpoints.entries()) counts.add(endpoint, conditionOf(index));
+  return { downstreams: chosenOf(endpoints, conditionOf, counts), ...counts.families() };
+}
+
 describe('the choice', () => {
   const endpoints = ['10.0.0.1', '10.0.0.2', 'fd00::1'].map((ip) => anEndpoint(ip));
-  const chosen = ({ downstreams, down }: Selection) => [
+  const chosen = ({ downstreams, down }: ReturnType<typeof selectDownstreams>) => [
     downstreams.map(({ address }) => address.ip).join(' '),
     ...down,
   ];

@@ -93,7 +93,8 @@ class ClsactFilter implements Attachment {
   }
 }
 
-function isOurs(filter: Filter): boolean {
+/** By the name that libbpf gives a filter: the program's, and its tag. */
+export function isOurs(filter: Filter): boolean {
   return filter.kind === 'bpf' && filter.bpfName?.startsWith(`${PROGRAM}:[`) === true;
 }
 

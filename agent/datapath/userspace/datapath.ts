@@ -71,8 +71,9 @@ class UserspaceDatapath implements Datapath {
     this.#forget([...this.#listeners.values()]);
   }
 
+  /** Sockets and threads end with the process in any case: in good order, then. */
   release(): void {
-    this.#forget([...this.#listeners.values()]);
+    this.remove();
   }
 
   /** Told to stop all at once, the workers of many listeners take no longer than those of one. */

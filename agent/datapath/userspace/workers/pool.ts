@@ -1,7 +1,7 @@
 /** A listener's worker threads: started, given their tables, started again when they die, and gone before the agent is. */
 import { existsSync } from 'node:fs';
 import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads';
-import { setTimer, type Timer, now as wallNow } from '../../../clock.ts';
+import { now as clockNow, setTimer, type Timer } from '../../../clock.ts';
 import { check } from '../../../ffi/errno.ts';
 import { F_DUPFD_CLOEXEC, libc } from '../../../ffi/libc.ts';
 import type { Log } from '../../../log.ts';
@@ -130,7 +130,7 @@ class PoolWorker {
 
   constructor(
     job: PoolJob,
-    { snapshot, start = startThread, now = wallNow, timer = setTimer }: PoolOptions,
+    { snapshot, start = startThread, now = clockNow, timer = setTimer }: PoolOptions,
     onEnd: OnEnd,
   ) {
     this.index = job.index;
