@@ -15,8 +15,7 @@ export function buildTable(family: Family, downstreams: readonly Downstream[]): 
   if (ours.length > LIMITS.downstreamsPerListener) {
     throw new RangeError(`${ours.length} downstreams, at most ${LIMITS.downstreamsPerListener} are possible`);
   }
-  const divisor = ours.reduce((all, { weight }) => gcd(all, weight), 0) || 1;
-  const total = ours.reduce((sum, { weight }) => sum + weight / divisor, 0);
+  const { divisor, total } = slotsFor(ours.map(({ weight }) => weight));
   if (total > LIMITS.slotsPerTable) {
     throw new RangeError(`the weights make ${total} slots, at most ${LIMITS.slotsPerTable} are possible`);
   }
@@ -28,6 +27,12 @@ export function buildTable(family: Family, downstreams: readonly Downstream[]): 
   });
   placed.sort((a, b) => a.at - b.at || a.order - b.order);
   return { family, slots: placed.map(({ downstream }) => downstream), version: ++version };
+}
+
+/** What all weights share, and how many slots they make without it. */
+export function slotsFor(weights: readonly number[]): { readonly divisor: number; readonly total: number } {
+  const divisor = weights.reduce(gcd, 0) || 1;
+  return { divisor, total: weights.reduce((sum, weight) => sum + weight / divisor, 0) };
 }
 
 function gcd(a: number, b: number): number {

@@ -1,6 +1,7 @@
 /** The rules between the keys of one listener. */
 import { formatAddress, isWildcard, type SocketAddress } from '../address.ts';
 import { LIMITS } from '../model.ts';
+import { slotsFor } from '../table.ts';
 import type { DraftDownstream, DraftListener } from './draft.ts';
 import { type Locate, type Path, type PathDiagnostic, pathText, quote } from './position.ts';
 import { addressOf, repeats } from './repeats.ts';
@@ -70,22 +71,16 @@ function downstreamCount(listener: DraftListener, path: Path): readonly PathDiag
   return [{ path, at: 'value', message }];
 }
 
-/** A slot table holds each downstream as often as its weight says, after what all weights share is divided out. */
 function slotCount(downstreams: Downstreams, path: Path): readonly PathDiagnostic[] {
   const weights = downstreams.map((downstream) => {
     return downstream && 'weight' in downstream ? downstream.weight : DEFAULTS.weight;
   });
   const known = weights.filter((weight) => weight !== undefined);
   if (known.length === 0 || known.length < weights.length) return [];
-  const total = known.reduce((sum, weight) => sum + weight, 0);
-  const slots = total / known.reduce(greatestCommonDivisor);
+  const { total: slots } = slotsFor(known);
   if (slots <= LIMITS.slotsPerTable) return [];
   const message = `${pathText(path)}: the weights make ${slots} slots, want at most ${LIMITS.slotsPerTable} (lower weights, or with a common divisor)`;
   return [{ path, at: 'value', message }];
-}
-
-function greatestCommonDivisor(a: number, b: number): number {
-  return b === 0 ? a : greatestCommonDivisor(b, a % b);
 }
 
 function repeatedDownstreams(downstreams: Downstreams, path: Path, locate: Locate): readonly PathDiagnostic[] {

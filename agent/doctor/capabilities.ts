@@ -1,4 +1,5 @@
 /** Capabilities one by one: needed for what, missing with which consequence, and where to add them. */
+import { hasCapability } from '../capabilities.ts';
 import { type Finding, type Level, ok } from './finding.ts';
 import { type Requirements, withoutKernelPath } from './requirements.ts';
 
@@ -15,9 +16,6 @@ interface Need {
   /** How bad it is to lack it. */
   readonly missing: (requirements: Requirements) => Level;
 }
-
-/** In the kernel SYS_ADMIN stands in for these two (capabilities(7)). */
-const IN_SYS_ADMIN = ['BPF', 'PERFMON'];
 
 const NEEDS: readonly Need[] = [
   { name: 'BPF', purpose: 'to load the program and its maps', missing: withoutKernelPath },
@@ -53,10 +51,9 @@ export function capabilityFindings(
   { effective, firstFreePort }: CapabilityFacts,
   requirements: Requirements,
 ): Finding[] {
-  const has = (name: string) => effective.has(name) || (IN_SYS_ADMIN.includes(name) && effective.has('SYS_ADMIN'));
   return [...NEEDS, ...lowPorts(requirements, firstFreePort)].map(({ name, purpose, missing }) => {
     const what = `capability ${name}`;
-    if (has(name)) return ok(what, `is there, ${purpose}`);
+    if (hasCapability(effective, name)) return ok(what, `is there, ${purpose}`);
     const level = missing(requirements);
     if (level === 'ok') return ok(what, `is missing, and nothing here asks for it (${purpose})`);
     const mend = `add ${name} under securityContext.capabilities.add (k8s/daemonset.yaml), elsewhere --cap-add ${name}`;

@@ -1,6 +1,7 @@
 /** `udp-fanout doctor`: looks at this machine as the agent would meet it, and says what it found. Changes nothing. */
 import { release } from 'node:os';
 import { resolve } from 'node:path';
+import { effectiveCapabilities } from '../capabilities.ts';
 import { digestOf } from '../config/followed.ts';
 import { loadConfig } from '../config/load.ts';
 import { askAgent } from '../lock.ts';
@@ -14,7 +15,7 @@ import { conflictFindings } from './conflicts.ts';
 import { readHooks } from './facts/hook.ts';
 import { tryProgram } from './facts/kernel.ts';
 import { featuresOf, hookedLinks } from './facts/nics.ts';
-import { isBpffsMounted, readCapabilities, readSysctl } from './facts/process.ts';
+import { isBpffsMounted, readSysctl } from './facts/process.ts';
 import { egressInterfaces, receiverRoutes, staticReceivers } from './facts/routes.ts';
 import { readRules } from './facts/rules.ts';
 import { readSockets } from './facts/sockets.ts';
@@ -58,7 +59,7 @@ async function examine(requirements: Requirements, agent: AgentFacts, objectPath
     const ports = new Set(listeners.map(({ bind }) => bind.port));
     const { rules, from: rulesFrom } = readRules(ports);
     const sockets = readSockets(metrics ? new Set([...ports, metrics.port]) : ports, agent.agent !== undefined);
-    const capabilities = readCapabilities();
+    const capabilities = effectiveCapabilities();
     const features = featuresOf(nics);
     return [
       ...machineFindings({ release: release(), bpffs: isBpffsMounted(), ...tryProgram(objectPath) }, requirements),

@@ -1,5 +1,6 @@
 /** As much of an ELF file as tells where it comes from (elf(5)); 64 bits, little-endian, as BPF objects of ours are. */
 import { readFileSync } from 'node:fs';
+import { cString } from './c-string.ts';
 
 const HEADER = { sectionsAt: 40, sectionSize: 58, sections: 60, namesIndex: 62 } as const;
 const SECTION = { name: 0, offset: 24, size: 32 } as const;
@@ -27,13 +28,7 @@ function find(file: Buffer, name: string): string | undefined {
   for (let index = 0; index < file.readUInt16LE(HEADER.sections); index++) {
     const header = at(index);
     const nameAt = file.readUInt32LE(header + SECTION.name);
-    if (text(names.subarray(nameAt)) === name) return text(contents(header));
+    if (cString(names.subarray(nameAt)) === name) return cString(contents(header));
   }
   return undefined;
-}
-
-/** Up to the first zero byte. */
-function text(bytes: Buffer): string {
-  const end = bytes.indexOf(0);
-  return bytes.toString('utf8', 0, end < 0 ? bytes.length : end);
 }

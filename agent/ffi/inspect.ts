@@ -1,6 +1,8 @@
 /** Calls that only look: what doctor asks of the kernel and the agent itself never does. */
 import koffi from 'koffi';
+import { cString } from './c-string.ts';
 import { SystemError } from './errno.ts';
+import { call, libc } from './libc.ts';
 
 /** BPF_TCX_INGRESS of uapi/linux/bpf.h. */
 const TCX_INGRESS = 46;
@@ -11,16 +13,14 @@ const QUERY = { bytes: 40, ids: 16, count: 24 } as const;
 const INFO = { bytes: 80, name: 64, nameBytes: 16 } as const;
 /** struct ifreq: a name, then a pointer for SIOCETHTOOL (linux/sockios.h). */
 const IFREQ = { bytes: 40, data: 16 } as const;
-const SIOCETHTOOL = 0x8946n;
+const SIOCETHTOOL = 0x8946;
+const ioctl = call('int ioctl(int fd, unsigned long request, void *argument)');
 
 let calls: ReturnType<typeof bind> | undefined;
 
 function bind() {
-  const libc = koffi.load('libc.so.6');
   const libbpf = koffi.load('libbpf.so.1');
   return {
-    ioctl: libc.func('int ioctl(int fd, unsigned long request, void *argument)'),
-    close: libc.func('int close(int fd)'),
     query: libbpf.func('int bpf_prog_query_opts(int target, int type, void *opts)'),
     programById: libbpf.func('int bpf_prog_get_fd_by_id(uint32_t id)'),
     info: libbpf.func('int bpf_obj_get_info_by_fd(int fd, void *info, void *length)'),
@@ -47,17 +47,15 @@ export function programName(id: number): string | undefined {
   if (fd < 0) return undefined;
   const info = new Uint8Array(INFO.bytes);
   const result: number = calls.info(fd, info, new Uint32Array([info.length]));
-  calls.close(fd);
+  libc.close(fd);
   if (result < 0) return undefined;
-  const name = info.subarray(INFO.name, INFO.name + INFO.nameBytes);
-  return Buffer.from(name).toString().replace(/\0.*$/s, '');
+  return cString(info.subarray(INFO.name, INFO.name + INFO.nameBytes));
 }
 
 /** One ethtool command (linux/ethtool.h); its answer is written into `command`. False where the interface has no answer. */
 export function ethtool(fd: number, name: string, command: Uint8Array): boolean {
-  calls ??= bind();
   const request = new Uint8Array(IFREQ.bytes);
   request.set(Buffer.from(name).subarray(0, 15));
   new DataView(request.buffer).setBigUint64(IFREQ.data, koffi.address(command), true);
-  return (calls.ioctl(fd, SIOCETHTOOL, request) as number) >= 0;
+  return ioctl(fd, SIOCETHTOOL, request) >= 0;
 }

@@ -1,18 +1,16 @@
 /** A NETLINK_ROUTE socket as a descriptor: datagrams in, datagrams out (netlink(7)). */
-import { constants } from 'node:os';
 import { check } from '../ffi/errno.ts';
 import {
   AF_NETLINK,
   libc,
   MSG_TRUNC,
-  SO_RCVBUF,
-  SO_RCVBUFFORCE,
   SO_RCVTIMEO,
   SOCK_CLOEXEC,
   SOCK_NONBLOCK,
   SOCK_RAW,
   SOL_SOCKET,
 } from '../ffi/libc.ts';
+import { setBuffer, setOption } from '../ffi/socket-options.ts';
 
 const NETLINK_ROUTE = 0;
 const SOL_NETLINK = 270;
@@ -34,9 +32,9 @@ export interface Channel {
 export function openRequests(): Channel {
   return open(0, (fd) => {
     setOption(fd, SOL_SOCKET, SO_RCVTIMEO, new BigInt64Array([TIMEOUT_SECONDS, 0n]));
-    setOption(fd, SOL_NETLINK, NETLINK_EXT_ACK, new Int32Array([1]));
+    setOption(fd, SOL_NETLINK, NETLINK_EXT_ACK, 1);
     // The request is not sent back with its error.
-    setOption(fd, SOL_NETLINK, NETLINK_CAP_ACK, new Int32Array([1]));
+    setOption(fd, SOL_NETLINK, NETLINK_CAP_ACK, 1);
   });
 }
 
@@ -54,7 +52,7 @@ export function openNotices(groups: readonly number[]): Channel {
 function open(type: number, prepare: (fd: number) => void): Channel {
   const fd = check('socket(AF_NETLINK)', libc.socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | type, NETLINK_ROUTE));
   try {
-    setReceiveBuffer(fd);
+    setBuffer(fd, 'receive', RECEIVE_BUFFER);
     prepare(fd);
   } catch (error) {
     libc.close(fd);
@@ -65,16 +63,4 @@ function open(type: number, prepare: (fd: number) => void): Channel {
     receive: (buffer) => libc.recv(fd, buffer, buffer.length, MSG_TRUNC),
     close: () => void libc.close(fd),
   };
-}
-
-function setReceiveBuffer(fd: number): void {
-  const size = new Int32Array([RECEIVE_BUFFER]);
-  const forced = libc.setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, size, size.byteLength);
-  // Going over rmem_max takes CAP_NET_ADMIN; without it less has to do.
-  if (forced === -constants.errno.EPERM) setOption(fd, SOL_SOCKET, SO_RCVBUF, size);
-  else check('setsockopt(SO_RCVBUFFORCE)', forced);
-}
-
-function setOption(fd: number, level: number, name: number, value: NodeJS.TypedArray): void {
-  check(`setsockopt(${level}, ${name})`, libc.setsockopt(fd, level, name, value, value.byteLength));
 }

@@ -1,5 +1,6 @@
 /** Links: the network devices (linux/if_link.h, linux/if_arp.h). */
-import { type Attributes, attribute, decodePayload, decodeText, joined, LITTLE_ENDIAN, u32 } from './message.ts';
+import { cString } from '../ffi/c-string.ts';
+import { type Attributes, attribute, decodePayload, joined, LITTLE_ENDIAN, u32 } from './message.ts';
 
 /** ARPHRD_ETHER; a device of any other type is not assumed to have an Ethernet header. */
 export const ARPHRD_ETHER = 1;
@@ -60,7 +61,7 @@ export function decodeLink(payload: Uint8Array): Link {
   return {
     index: header.getInt32(4, LITTLE_ENDIAN),
     name: attributes.text(IFLA_IFNAME) ?? '',
-    altNames: attributes.nested(IFLA_PROP_LIST).all(IFLA_ALT_IFNAME).map(decodeText),
+    altNames: attributes.nested(IFLA_PROP_LIST).all(IFLA_ALT_IFNAME).map(cString),
     type: header.getUint16(2, LITTLE_ENDIAN),
     up: (header.getUint32(8, LITTLE_ENDIAN) & IFF_UP) !== 0,
     mtu: attributes.u32(IFLA_MTU) ?? 0,

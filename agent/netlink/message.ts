@@ -1,5 +1,6 @@
 /** Netlink messages and attributes as bytes (linux/netlink.h, linux/rtnetlink.h). Pure, and strict about every length. */
 import { endianness } from 'node:os';
+import { cString } from '../ffi/c-string.ts';
 
 /** Netlink speaks host byte order: little on x64 and arm64, the only machines that we ship for. */
 export const LITTLE_ENDIAN = endianness() === 'LE';
@@ -137,7 +138,7 @@ export class Attributes {
   /** The value as text, up to its NUL. */
   text(type: number): string | undefined {
     const value = this.bytes(type);
-    return value && decodeText(value);
+    return value && cString(value);
   }
 
   /** The attributes within; none when the type is absent. */
@@ -152,12 +153,6 @@ export class Attributes {
     }
     return value && dataView(value);
   }
-}
-
-/** Text up to its NUL, if it has one. */
-export function decodeText(bytes: Uint8Array): string {
-  const end = bytes.indexOf(0);
-  return Buffer.from(bytes.buffer, bytes.byteOffset, end < 0 ? bytes.length : end).toString();
 }
 
 function dataView(bytes: Uint8Array): DataView {

@@ -1,5 +1,6 @@
 /** The metrics of Kubernetes discovery, a set for each Service that a listener follows; read at the scrape. */
-import { Counter, Gauge, type Registry } from 'prom-client';
+import type { Registry } from 'prom-client';
+import { MetricSet } from './metric-set.ts';
 
 /** What discovery tells of one Service. */
 export interface DiscoveryStream {
@@ -16,49 +17,46 @@ export interface DiscoveryStream {
 
 /** Adds them to the registry. A config without `kubernetes` has none of their series. */
 export function registerDiscovery(registry: Registry, streams: () => readonly DiscoveryStream[]): void {
-  const on = { registers: [registry] };
-  const service = { labelNames: ['namespace', 'service'] as const, ...on };
-  const connected = new Gauge({
-    name: 'udp_fanout_discovery_connected',
-    help: '1: a watch of the EndpointSlices of the Service stands',
+  const set = new MetricSet(registry);
+  const service = ['namespace', 'service'] as const;
+  const connected = set.gauge(
+    'udp_fanout_discovery_connected',
+    '1: a watch of the EndpointSlices of the Service stands',
     ...service,
-  });
-  const age = new Gauge({
-    name: 'udp_fanout_discovery_watch_age_seconds',
-    help: 'Seconds since the API server last answered for the Service: a list, a watch, an event or a bookmark; -1: never',
+  );
+  const age = set.gauge(
+    'udp_fanout_discovery_watch_age_seconds',
+    'Seconds since the API server last answered for the Service: a list, a watch, an event or a bookmark; -1: never',
     ...service,
-  });
-  const lastEvent = new Gauge({
-    name: 'udp_fanout_discovery_last_event_timestamp_seconds',
-    help: 'When an EndpointSlice of the Service last changed under the watch, Unix time; 0: never',
+  );
+  const lastEvent = set.gauge(
+    'udp_fanout_discovery_last_event_timestamp_seconds',
+    'When an EndpointSlice of the Service last changed under the watch, Unix time; 0: never',
     ...service,
-  });
-  const relists = new Counter({
-    name: 'udp_fanout_discovery_relists_total',
-    help: 'Lists of the EndpointSlices of the Service after the first',
+  );
+  const relists = set.counter(
+    'udp_fanout_discovery_relists_total',
+    'Lists of the EndpointSlices of the Service after the first',
     ...service,
-  });
-  const malformed = new Counter({
-    name: 'udp_fanout_discovery_malformed_total',
-    help: 'EndpointSlices and endpoints that could not be read and were skipped',
+  );
+  const malformed = set.counter(
+    'udp_fanout_discovery_malformed_total',
+    'EndpointSlices and endpoints that could not be read and were skipped',
     ...service,
-  });
-  const errors = new Counter({
-    name: 'udp_fanout_discovery_errors_total',
-    help: 'Lists and watches that failed, by cause',
-    labelNames: ['namespace', 'service', 'cause'] as const,
-    ...on,
-  });
-  const endpoints = new Gauge({
-    name: 'udp_fanout_discovery_endpoints',
-    help: 'Endpoints of the Service by state: ready, draining (terminating, still serving), unready, terminating',
-    labelNames: ['namespace', 'service', 'state'] as const,
-    ...on,
-  });
-
-  const all = [connected, age, lastEvent, relists, malformed, errors, endpoints];
-  const read = () => {
-    for (const metric of all) metric.reset();
+  );
+  const errors = set.counter(
+    'udp_fanout_discovery_errors_total',
+    'Lists and watches that failed, by cause',
+    ...service,
+    'cause',
+  );
+  const endpoints = set.gauge(
+    'udp_fanout_discovery_endpoints',
+    'Endpoints of the Service by state: ready, draining (terminating, still serving), unready, terminating',
+    ...service,
+    'state',
+  );
+  set.onScrape(() => {
     for (const stream of streams()) {
       const labels = { namespace: stream.namespace, service: stream.service };
       const { lastEventAgeSeconds: since } = stream;
@@ -70,6 +68,5 @@ export function registerDiscovery(registry: Registry, streams: () => readonly Di
       for (const [cause, count] of Object.entries(stream.errors)) errors.inc({ ...labels, cause }, count);
       for (const [state, count] of Object.entries(stream.endpoints)) endpoints.set({ ...labels, state }, count);
     }
-  };
-  Object.assign(connected, { collect: read });
+  });
 }

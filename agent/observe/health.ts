@@ -1,9 +1,10 @@
 /** The metrics of health: what is known of each endpoint, and what the probes came to. Read at the scrape. */
-import { Counter, Gauge, Histogram, type Registry } from 'prom-client';
+import { Histogram, type Registry } from 'prom-client';
 import { formatAddress } from '../address.ts';
 import type { EndpointHealth } from '../health/health.ts';
 import type { RoundTrips } from '../health/statistics.ts';
 import type { Listener } from '../model.ts';
+import { MetricSet } from './metric-set.ts';
 
 export interface HealthSources {
   endpoints(): readonly EndpointHealth[];
@@ -19,59 +20,44 @@ export interface HealthSources {
 
 /** Adds them to the registry. */
 export function registerHealth(registry: Registry, health: HealthSources): void {
-  const on = { registers: [registry] };
+  const set = new MetricSet(registry);
   const { rounds, hints } = health.statistics;
-  new Gauge({
-    name: 'udp_fanout_downstream_health',
-    help: '0: the probes of the endpoint failed, or it is unready and has answered none; 1: else, also without probes',
-    labelNames: ['listener', 'endpoint'] as const,
-    ...on,
-    collect() {
-      this.reset();
-      for (const { listener, endpoint, healthy } of health.endpoints()) {
-        this.set({ listener: listener.name, endpoint: formatAddress(endpoint.address) }, healthy ? 1 : 0);
-      }
-    },
-  });
-  new Gauge({
-    name: 'udp_fanout_health_fail_open',
-    help: '1: downstreams of the listener are in use only because the probes of all of them failed',
-    labelNames: ['listener'] as const,
-    ...on,
-    collect() {
-      this.reset();
-      for (const one of health.listeners()) this.set({ listener: one.name }, health.failsOpen(one) ? 1 : 0);
-    },
-  });
-  new Gauge({
-    name: 'udp_fanout_health_last_resort',
-    help: '1: endpoints of the listener that are not ready are in use, because none is and they answer probes',
-    labelNames: ['listener'] as const,
-    ...on,
-    collect() {
-      this.reset();
-      for (const one of health.listeners()) this.set({ listener: one.name }, health.isLastResort(one) ? 1 : 0);
-    },
-  });
-  new Counter({
-    name: 'udp_fanout_health_probes_total',
-    help: 'Probes of downstreams, each with its repetitions within the timeout, by outcome',
-    labelNames: ['outcome'] as const,
-    ...on,
-    collect() {
-      this.reset();
-      for (const [outcome, count] of Object.entries(rounds)) this.inc({ outcome }, count);
-    },
-  });
-  new Counter({
-    name: 'udp_fanout_health_hints_total',
-    help: 'Signs of a dead downstream that brought its next probe forward',
-    labelNames: ['hint'] as const,
-    ...on,
-    collect() {
-      this.reset();
-      for (const [hint, count] of Object.entries(hints)) this.inc({ hint }, count);
-    },
+  const healthy = set.gauge(
+    'udp_fanout_downstream_health',
+    '0: the probes of the endpoint failed, or it is unready and has answered none; 1: else, also without probes',
+    'listener',
+    'endpoint',
+  );
+  const failOpen = set.gauge(
+    'udp_fanout_health_fail_open',
+    '1: downstreams of the listener are in use only because the probes of all of them failed',
+    'listener',
+  );
+  const lastResort = set.gauge(
+    'udp_fanout_health_last_resort',
+    '1: endpoints of the listener that are not ready are in use, because none is and they answer probes',
+    'listener',
+  );
+  const probes = set.counter(
+    'udp_fanout_health_probes_total',
+    'Probes of downstreams, each with its repetitions within the timeout, by outcome',
+    'outcome',
+  );
+  const hinted = set.counter(
+    'udp_fanout_health_hints_total',
+    'Signs of a dead downstream that brought its next probe forward',
+    'hint',
+  );
+  set.onScrape(() => {
+    for (const { listener, endpoint, healthy: is } of health.endpoints()) {
+      healthy.set({ listener: listener.name, endpoint: formatAddress(endpoint.address) }, is ? 1 : 0);
+    }
+    for (const one of health.listeners()) {
+      failOpen.set({ listener: one.name }, health.failsOpen(one) ? 1 : 0);
+      lastResort.set({ listener: one.name }, health.isLastResort(one) ? 1 : 0);
+    }
+    for (const [outcome, count] of Object.entries(rounds)) probes.inc({ outcome }, count);
+    for (const [hint, count] of Object.entries(hints)) hinted.inc({ hint }, count);
   });
   registerRoundTrips(registry, () => health.statistics.roundTrips());
 }

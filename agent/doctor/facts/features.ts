@@ -1,5 +1,6 @@
 /** NIC features that are on, as `ethtool -k` lists them, without ethtool (linux/ethtool.h). */
 import { FAMILIES } from '../../address.ts';
+import { cString } from '../../ffi/c-string.ts';
 import { ethtool } from '../../ffi/inspect.ts';
 import { libc, SOCK_CLOEXEC, SOCK_DGRAM } from '../../ffi/libc.ts';
 
@@ -46,9 +47,7 @@ function activeFeatures(fd: number, name: string, count: number): ReadonlySet<st
     (featuresView.getUint32(8 + (bit >> 5) * BLOCK_BYTES + ACTIVE, true) & (1 << (bit & 31))) !== 0;
   const names = Array.from({ length: count }, (_, bit) => {
     const at = 12 + bit * NAME_BYTES;
-    return Buffer.from(strings.subarray(at, at + NAME_BYTES))
-      .toString()
-      .replace(/\0.*$/s, '');
+    return cString(strings.subarray(at, at + NAME_BYTES));
   });
   return new Set(names.filter((_, bit) => isActive(bit)));
 }

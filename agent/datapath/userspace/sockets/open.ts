@@ -1,5 +1,4 @@
 /** The sockets of the userspace datapath: opened, told what they need, and what the kernel made of it. */
-import { constants } from 'node:os';
 import { FAMILIES, type Family, type SocketAddress } from '../../../address.ts';
 import { check } from '../../../ffi/errno.ts';
 import {
@@ -7,7 +6,6 @@ import {
   IPPROTO_UDP,
   libc,
   SO_RCVBUF,
-  SO_RCVBUFFORCE,
   SO_RCVTIMEO,
   SOCK_CLOEXEC,
   SOCK_DGRAM,
@@ -18,11 +16,11 @@ import {
   SOL_UDP,
   UDP_GRO,
 } from '../../../ffi/libc.ts';
+import { setBuffer, setOption } from '../../../ffi/socket-options.ts';
 import { encodeSockaddr } from '../messages/layout.ts';
 
-const { EPERM } = constants.errno;
 /** asm-generic/socket.h */
-const SO = { REUSEADDR: 2, SNDBUF: 7, REUSEPORT: 15, SNDBUFFORCE: 32, MEMINFO: 55 } as const;
+const SO = { REUSEADDR: 2, REUSEPORT: 15, MEMINFO: 55 } as const;
 /** linux/sock_diag.h: what SO_RXQ_OVFL reports with a datagram, readable at any time. */
 const SK_MEMINFO_DROPS = 8;
 /** linux/in.h, linux/in6.h */
@@ -59,17 +57,17 @@ export interface ListenerOptions {
 /** Binds one of a listener's sockets. Throws SystemError. */
 export function openListenerSocket(bind: SocketAddress, options: ListenerOptions): ListenerSocket {
   return opened(bind.family, SOCK_DGRAM | (options.blocking ? 0 : SOCK_NONBLOCK), 0, (fd) => {
-    set(fd, SOL_SOCKET, SO.REUSEPORT, 1);
-    if (bind.family === 6) set(fd, SOL_IPV6, IPV6.V6ONLY, bind.ip === '::' ? 0 : 1);
+    setOption(fd, SOL_SOCKET, SO.REUSEPORT, 1);
+    if (bind.family === 6) setOption(fd, SOL_IPV6, IPV6.V6ONLY, bind.ip === '::' ? 0 : 1);
     if (bind.ip !== '::' && bind.ip !== '0.0.0.0') {
       // A VIP may be on no interface yet; and whoever has the port on all addresses may keep the others.
-      if (bind.family === 4) set(fd, SOL_IP, IP.FREEBIND, 1);
-      else set(fd, SOL_IPV6, IPV6.FREEBIND, 1);
-      set(fd, SOL_SOCKET, SO.REUSEADDR, 1);
+      if (bind.family === 4) setOption(fd, SOL_IP, IP.FREEBIND, 1);
+      else setOption(fd, SOL_IPV6, IPV6.FREEBIND, 1);
+      setOption(fd, SOL_SOCKET, SO.REUSEADDR, 1);
     }
     const timeout = new BigInt64Array([0n, RECEIVE_TIMEOUT_US]);
-    if (options.blocking) setBytes(fd, SOL_SOCKET, SO_RCVTIMEO, timeout);
-    if (options.coalesces) set(fd, SOL_UDP, UDP_GRO, 1);
+    if (options.blocking) setOption(fd, SOL_SOCKET, SO_RCVTIMEO, timeout);
+    if (options.coalesces) setOption(fd, SOL_UDP, UDP_GRO, 1);
     const clamped = setReceiveBuffer(fd, options.receiveBuffer);
     bindTo(fd, bind);
     return { fd, ...(clamped && { clamped }) };
@@ -99,7 +97,7 @@ export function openTransparentSocket(family: Family, from: Uint32Array): number
     prepareSender(fd, family);
     setTransparent(fd, family);
     // Another worker or listener may have the same client; none of these sockets ever receives.
-    set(fd, SOL_SOCKET, SO.REUSEADDR, 1);
+    setOption(fd, SOL_SOCKET, SO.REUSEADDR, 1);
     check('bind', libc.bind(fd, from, from.byteLength));
     return fd;
   });
@@ -132,26 +130,23 @@ function opened<T>(family: Family, type: number, protocol: number, prepare: (fd:
 }
 
 function prepareSender(fd: number, family: Family): void {
-  const size = new Int32Array([SEND_BUFFER]);
-  if (libc.setsockopt(fd, SOL_SOCKET, SO.SNDBUFFORCE, size, 4) === -EPERM) set(fd, SOL_SOCKET, SO.SNDBUF, SEND_BUFFER);
+  setBuffer(fd, 'send', SEND_BUFFER);
   // Nobody reads answers here: they must not fill more than the least that a socket has.
-  set(fd, SOL_SOCKET, SO_RCVBUF, 0);
+  setOption(fd, SOL_SOCKET, SO_RCVBUF, 0);
   // Routers on the way may fragment, for whom else would they tell? The client, who knows nothing of the downstream.
-  if (family === 4) set(fd, SOL_IP, IP.MTU_DISCOVER, PMTUDISC_DONT);
-  else set(fd, SOL_IPV6, IPV6.MTU_DISCOVER, PMTUDISC_DONT);
+  if (family === 4) setOption(fd, SOL_IP, IP.MTU_DISCOVER, PMTUDISC_DONT);
+  else setOption(fd, SOL_IPV6, IPV6.MTU_DISCOVER, PMTUDISC_DONT);
 }
 
 function setTransparent(fd: number, family: Family): void {
-  if (family === 4) set(fd, SOL_IP, IP_TRANSPARENT, 1);
-  else set(fd, SOL_IPV6, IPV6.TRANSPARENT, 1);
+  if (family === 4) setOption(fd, SOL_IP, IP_TRANSPARENT, 1);
+  else setOption(fd, SOL_IPV6, IPV6.TRANSPARENT, 1);
 }
 
 /** What was asked and got if it was less; undefined if all is as asked. */
 function setReceiveBuffer(fd: number, asked: number): ListenerSocket['clamped'] {
   if (asked === 0) return undefined;
-  const forced = libc.setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, new Int32Array([asked]), 4);
-  if (forced === -EPERM) set(fd, SOL_SOCKET, SO_RCVBUF, asked);
-  else check('setsockopt(SO_RCVBUFFORCE)', forced);
+  setBuffer(fd, 'receive', asked);
   const got = new Int32Array(1);
   check('getsockopt(SO_RCVBUF)', libc.getsockopt(fd, SOL_SOCKET, SO_RCVBUF, got, new Uint32Array([4])));
   // The kernel doubles what it grants, for its own bookkeeping (socket(7)).
@@ -161,12 +156,4 @@ function setReceiveBuffer(fd: number, asked: number): ListenerSocket['clamped'] 
 function bindTo(fd: number, address: SocketAddress): void {
   const bytes = encodeSockaddr(address);
   check('bind', libc.bind(fd, bytes, bytes.byteLength));
-}
-
-function set(fd: number, level: number, name: number, value: number): void {
-  setBytes(fd, level, name, new Int32Array([value]));
-}
-
-function setBytes(fd: number, level: number, name: number, value: NodeJS.TypedArray): void {
-  check(`setsockopt(${level}, ${name})`, libc.setsockopt(fd, level, name, value, value.byteLength));
 }
