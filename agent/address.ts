@@ -71,6 +71,11 @@ export function isWildcard(address: SocketAddress): boolean {
   return address.ip === '0.0.0.0' || address.ip === '::';
 }
 
+/** True for 127.0.0.0/8 (RFC 1122) and ::1 (RFC 4291). */
+export function isLoopback(ip: string): boolean {
+  return ip === '::1' || ip.startsWith('127.');
+}
+
 /** The 4 or 16 bytes of an address. */
 export function encodeIp({ family, ip }: IpAddress): Uint8Array {
   return ipBytes(family, ip).subarray(0, FAMILIES[family].bytes);

@@ -5,8 +5,9 @@ import { now } from './clock.ts';
 import { FollowedConfig } from './config/followed.ts';
 import { openDatapath } from './datapath/composite.ts';
 import { VERDICTS } from './datapath/tc/abi.ts';
+import type { ListFilters } from './datapath/tc/clsact.ts';
 import { openTcDatapath } from './datapath/tc/datapath.ts';
-import { egressLookup } from './datapath/tc/egress.ts';
+import { egressLookup, wayLookup } from './datapath/tc/egress.ts';
 import { openUserspaceDatapath } from './datapath/userspace/datapath.ts';
 import { REASONS } from './datapath/userspace/reasons.ts';
 import { openSource } from './discovery/source.ts';
@@ -81,10 +82,17 @@ async function start(
   life.onClose('discovery', () => source.close());
   const health = await openHealth({ config: config.health, log, ...life.part('health') });
   life.onClose('health', () => health.close());
-  const filters = (ifindex: number) => host.filters(ifindex);
+  const filters: ListFilters = (ifindex, side) => host.filters(ifindex, side);
   const datapath = openDatapath({
     log,
-    openKernel: () => openTcDatapath({ log, objectPath, filters, egressLookup: (links) => egressLookup(host, links) }),
+    openKernel: () =>
+      openTcDatapath({
+        log,
+        objectPath,
+        filters,
+        egressLookup: (links) => egressLookup(host, links),
+        ways: () => wayLookup(host),
+      }),
     openUserspace: (isSafetyNet) => openUserspaceDatapath({ log, isSafetyNet }),
   });
   life.onClose('datapath', () => datapath[atEnd()]());

@@ -11,6 +11,10 @@ export type Mode = (typeof MODES)[number];
 export const SOURCE_MODES = ['auto', 'preserve', 'nat'] as const;
 export type SourceMode = (typeof SOURCE_MODES)[number];
 
+/** What becomes of a datagram that is too large for the way and must not be fragmented: it is all the same, or its sender is told. */
+export const PMTU = ['fragment', 'report'] as const;
+export type Pmtu = (typeof PMTU)[number];
+
 /** What a listener of a Service does with endpoints that are not ready while it has no other ones. */
 export const UNREADY = ['last_resort', 'never'] as const;
 export type Unready = (typeof UNREADY)[number];
@@ -38,6 +42,7 @@ export interface Listener {
   readonly mode: Mode;
   readonly endpoints: EndpointSpec;
   readonly source: SourceMode;
+  readonly pmtu: Pmtu;
   readonly settings: Settings;
 }
 

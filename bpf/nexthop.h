@@ -97,6 +97,8 @@ static __always_inline enum verdict find_way(struct __sk_buff *skb, struct packe
 
 	if (slot->hop == NEXT_HOP_LOCAL)
 		return VERDICT_forwarded_local;
+	if (slot->hop == NEXT_HOP_LOOPBACK)
+		return VERDICT_loopback;
 	if (pkt->ttl <= 1)
 		return VERDICT_ttl_exceeded;
 	verdict = fib_verdict(fib_lookup(skb, pkt, slot, &fib));
@@ -105,20 +107,16 @@ static __always_inline enum verdict find_way(struct __sk_buff *skb, struct packe
 	return verdict == VERDICT_forwarding_off ? way_by_slot(way, pkt, slot) : verdict;
 }
 
-/*
- * Readdresses the datagram and sends it to the slot's downstream. What cannot leave from here is readdressed all the
- * same and left to the stack, with the TTL it came with: the stack forwards it, fragments it, or tells the sender.
- */
-static __always_inline enum verdict forward(struct __sk_buff *skb, struct packet *pkt, struct slot *slot)
+/* Readdresses the datagram and sends it the way that find_way found. */
+static __always_inline enum verdict send(struct __sk_buff *skb, struct packet *pkt, struct slot *slot,
+					 struct way_out *way, enum verdict verdict)
 {
-	struct way_out way = {};
-	enum verdict verdict = find_way(skb, pkt, slot, &way);
-
-	if (verdict >= VERDICT_no_downstream)
-		return verdict;
+	/* The tag told its priority on the wire that it came by, and no VLAN. */
+	if (skb->vlan_present && bpf_skb_vlan_pop(skb))
+		return VERDICT_rewrite_failed;
 	if (rewrite(skb, pkt, slot, verdict == VERDICT_forwarded ? pkt->ttl - 1 : pkt->ttl))
 		return VERDICT_rewrite_failed;
-	if (verdict == VERDICT_forwarded && redirect(&way) != TC_ACT_REDIRECT)
+	if (verdict == VERDICT_forwarded && redirect(way) != TC_ACT_REDIRECT)
 		return VERDICT_redirect_failed;
 	return verdict;
 }

@@ -27,6 +27,8 @@
 #define IP6_OFFSET 0xfff8
 /* More extension headers than any sane sender uses; a longer chain is the stack's. */
 #define MAX_EXTENSIONS 6
+/* linux/if_vlan.h: the VLAN's number in a tag. */
+#define VLAN_VID 0x0fff
 
 enum fragment_part { WHOLE, FIRST, LATER };
 
@@ -54,6 +56,12 @@ struct ip6_extension {
 	__be16 offset;
 	__be32 id;
 };
+
+/* Nobody can make anything of it, and a receiver would drop it without a word. */
+static __always_inline bool is_broken(const struct packet *pkt)
+{
+	return pkt->fault == VERDICT_malformed || pkt->fault == VERDICT_ip_checksum;
+}
 
 /* Makes the first `len` bytes readable through data; false if the packet is shorter. */
 static __always_inline bool readable(struct __sk_buff *skb, __u32 len)
@@ -123,6 +131,18 @@ static __always_inline bool ip6_martian(const union addr *saddr)
 	       !(saddr->v6[0] | saddr->v6[1] | saddr->v6[2] | (saddr->v6[3] & ~bpf_htonl(1)));
 }
 
+/* Its words add up to all ones (RFC 1071); of a header without options. */
+static __always_inline bool ip4_checksum_wrong(const struct iphdr *ip)
+{
+	const __u32 *words = (const void *)ip;
+	__u64 sum = (__u64)words[0] + words[1] + words[2] + words[3] + words[4];
+
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (__u16)((sum & 0xffff) + (sum >> 16)) != 0xffff;
+}
+
 static __always_inline bool parse_ip4(struct __sk_buff *skb, struct packet *pkt)
 {
 	struct iphdr *ip;
@@ -154,6 +174,8 @@ static __always_inline bool parse_ip4(struct __sk_buff *skb, struct packet *pkt)
 		pkt->fault = VERDICT_malformed;
 	else if (header != sizeof(*ip))
 		pkt->fault = VERDICT_ip_options;
+	else if (ip4_checksum_wrong(ip))
+		pkt->fault = VERDICT_ip_checksum;
 	else if (ip4_martian(ip->saddr))
 		pkt->fault = VERDICT_martian_source;
 	return parse_udp(skb, pkt, len - header);
@@ -198,10 +220,10 @@ static __always_inline bool parse_ip6(struct __sk_buff *skb, struct packet *pkt)
 			at += (ext.len + 1) * 8;
 		}
 		next = ext.next;
-		if (pkt->part == LATER)
+		/* What lies behind is of the datagram, and in its later parts of the middle of it, whatever it looks like. */
+		if (pkt->part != WHOLE)
 			break;
 	}
-	/* What a later fragment's own first header is says the fragment header, and it may well not be UDP. */
 	if (next != IPPROTO_UDP)
 		return false;
 
@@ -224,14 +246,15 @@ static __always_inline bool parse_ip6(struct __sk_buff *skb, struct packet *pkt)
 
 /*
  * Fills `pkt` (zeroed) for a UDP datagram that was sent to this host's link-layer address. False for everything
- * else, which is not ours: other protocols, other hosts' frames, and datagrams that carry a VLAN tag, since they
- * belong to the VLAN's own interface even where the driver hands them to its parent first.
+ * else, which is not ours: other protocols, other hosts' frames, and datagrams of a VLAN, since they belong to the
+ * VLAN's own interface even where the driver hands them to its parent first. A tag of VID 0 is of no VLAN, it says the
+ * frame's priority (IEEE 802.1Q, 9.6).
  */
 static __always_inline bool parse(struct __sk_buff *skb, struct packet *pkt)
 {
 	bool udp;
 
-	if (skb->vlan_present || skb->pkt_type == PACKET_OTHERHOST)
+	if ((skb->vlan_present && skb->vlan_tci & VLAN_VID) || skb->pkt_type == PACKET_OTHERHOST)
 		return false;
 	if (skb->protocol == bpf_htons(ETH_P_IP))
 		udp = parse_ip4(skb, pkt);
@@ -239,7 +262,7 @@ static __always_inline bool parse(struct __sk_buff *skb, struct packet *pkt)
 		udp = parse_ip6(skb, pkt);
 	else
 		return false;
-	if (skb->pkt_type != PACKET_HOST)
+	if (skb->pkt_type != PACKET_HOST && !is_broken(pkt))
 		pkt->fault = VERDICT_not_unicast;
 	pkt->segments = skb->gso_segs ?: 1;
 	return udp;

@@ -89,8 +89,25 @@ static __always_inline int rewrite_ip6_check(struct __sk_buff *skb, struct packe
 	__s64 diff = bpf_csum_diff(pkt->daddr.v6, sizeof(pkt->daddr), slot->addr.v6, sizeof(slot->addr), 0);
 	int err = bpf_l4_csum_replace(skb, at, 0, diff, flags | BPF_F_IPV6);
 
-	/* Kernels before 6.16 do not know the flag, and refuse before they touch the packet. */
-	return err == -EINVAL ? bpf_l4_csum_replace(skb, at, 0, diff, flags) : err;
+	/*
+	 * Kernels before 6.16 do not know the flag, and refuse before they touch the packet. Without it they take the
+	 * addresses' difference off the sum that a driver gave for all of the packet (CHECKSUM_COMPLETE), as if a header
+	 * checksum had made up for it: it is added again.
+	 */
+	if (err != -EINVAL)
+		return err;
+	err = bpf_l4_csum_replace(skb, at, 0, diff, flags);
+	bpf_csum_update(skb, diff);
+	return err;
+}
+
+/*
+ * No header checksum of IPv6 makes up for a hop less in the sum of all of the packet (CHECKSUM_COMPLETE), as one does for
+ * IPv4's TTL: the receiver's kernel would call it a fault of the hardware. Where there is no such sum this does nothing.
+ */
+static __always_inline void rewrite_ip6_sum(struct __sk_buff *skb, struct packet *pkt, __u8 ttl)
+{
+	bpf_csum_update(skb, bpf_htons(ttl) + (__u16)~bpf_htons(pkt->ttl));
 }
 
 /* One write where the headers adjoin, since each write is a call that makes the packet writable anew. */
@@ -105,6 +122,7 @@ static __always_inline int rewrite_ip6(struct __sk_buff *skb, struct packet *pkt
 	};
 	__u32 at = L3 + offsetof(struct ipv6hdr, hop_limit);
 
+	rewrite_ip6_sum(skb, pkt, ttl);
 	if (pkt->part != LATER && (rewrite_ip6_check(skb, pkt, slot) || rewrite_port_check(skb, pkt, slot)))
 		return -1;
 	if (pkt->part == WHOLE && pkt->l4 == L3 + sizeof(struct ipv6hdr))

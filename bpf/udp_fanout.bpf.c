@@ -7,6 +7,7 @@
 #include <stddef.h>
 
 #include "nexthop.h"
+#include "safety_net.h"
 
 #define NSEC_PER_SEC 1000000000ULL
 /*
@@ -14,6 +15,8 @@
  * datagram with the same identification: 16 bits are soon used up.
  */
 #define FRAGMENT_LIFETIME_NS (3 * NSEC_PER_SEC)
+/* The part of OUT_MARK's marks that is an interface. */
+#define OUT_IFINDEX 0x00ffffffu
 
 const volatile __u32 udp_fanout_abi = UDP_FANOUT_ABI;
 
@@ -69,6 +72,22 @@ struct {
 	__type(value, struct fragment);
 } FRAGMENTS SEC(".maps");
 
+/*
+ * On the way out of `lo`: sends what the safety net sends, by the interface in its mark, past routing, the packet filter,
+ * connection tracking and masquerade, as the program above does.
+ */
+SEC("tc")
+int udp_fanout_out(struct __sk_buff *skb)
+{
+	__u32 mark = skb->mark;
+
+	if ((mark & ~OUT_IFINDEX) != OUT_MARK)
+		return TC_ACT_UNSPEC;
+	/* The kernel's route look-up for the neighbour heeds marks. */
+	skb->mark = 0;
+	return bpf_redirect_neigh(mark & OUT_IFINDEX, NULL, 0, 0);
+}
+
 /* Flags of the datagram's destination address, 0 if it concerns no listener. */
 static __always_inline __u32 address_flags(struct packet *pkt)
 {
@@ -81,6 +100,11 @@ static __always_inline __u32 address_flags(struct packet *pkt)
 static __always_inline bool is_unspecified(const union addr *addr)
 {
 	return !(addr->v6[0] | addr->v6[1] | addr->v6[2] | addr->v6[3]);
+}
+
+static __always_inline bool is_same(const union addr *a, const union addr *b)
+{
+	return !((a->v6[0] ^ b->v6[0]) | (a->v6[1] ^ b->v6[1]) | (a->v6[2] ^ b->v6[2]) | (a->v6[3] ^ b->v6[3]));
 }
 
 /*
@@ -154,14 +178,14 @@ static __always_inline struct slot *next_slot(struct bind *bind, struct stats *s
 
 static __always_inline enum fate fate(enum verdict verdict)
 {
-	return verdict >= VERDICT_no_downstream ? DROPPED : verdict >= VERDICT_ip_options ? STACK : FORWARDED;
+	return verdict >= VERDICT_no_downstream ? DROPPED : verdict >= VERDICT_ip_options ? HANDED : FORWARDED;
 }
 
 static __always_inline int action(enum verdict verdict)
 {
 	if (verdict == VERDICT_forwarded)
 		return TC_ACT_REDIRECT;
-	return fate(verdict) == DROPPED ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+	return verdict == VERDICT_forwarded_local ? TC_ACT_UNSPEC : TC_ACT_SHOT;
 }
 
 /* Books the verdict on the packet's datagrams and turns it into the program's answer. */
@@ -182,8 +206,8 @@ static __always_inline int count(struct stats *stats, struct packet *pkt, enum v
 		stats->pkts_forwarded += pkt->segments;
 		stats->bytes_forwarded += pkt->payload;
 		break;
-	case STACK:
-		stats->pkts_to_stack += pkt->segments;
+	case HANDED:
+		stats->pkts_to_safety_net += pkt->segments;
 		break;
 	case DROPPED:
 		stats->pkts_dropped += pkt->segments;
@@ -211,9 +235,12 @@ static __always_inline struct fragment *known_fragment(struct fragment_key *key)
 	return known && bpf_ktime_get_ns() - known->seen_ns < FRAGMENT_LIFETIME_NS ? known : NULL;
 }
 
-/* Notes where the rest of the datagram has to go; false if it must be the stack because a later part is there already. */
-static __always_inline bool remember(struct __sk_buff *skb, struct packet *pkt, struct bind *bind, struct slot *slot,
-				     struct step *step)
+/*
+ * Notes where the rest of the datagram has to go: where the first goes. Tells its verdict, which is another one where a
+ * later part was there before, or where nothing can be noted: then all of it is the safety net's.
+ */
+static __always_inline enum verdict remember(struct __sk_buff *skb, struct packet *pkt, struct bind *bind,
+					     struct slot *slot, struct step *step, enum verdict verdict)
 {
 	struct fragment_key key = fragment_key(skb, pkt);
 	struct fragment *known = known_fragment(&key);
@@ -225,9 +252,12 @@ static __always_inline bool remember(struct __sk_buff *skb, struct packet *pkt, 
 		.generation = step->generation,
 	};
 
-	if (known && known->way == FRAGMENT_TO_STACK)
-		return false;
-	return !bpf_map_update_elem(&FRAGMENTS, &key, &first, BPF_ANY);
+	if (known && known->way == FRAGMENT_EARLY && fate(verdict) == FORWARDED)
+		verdict = VERDICT_fragment;
+	first.way = fate(verdict) == HANDED ? FRAGMENT_HANDED : FRAGMENT_FOLLOWS;
+	if (bpf_map_update_elem(&FRAGMENTS, &key, &first, BPF_ANY) && fate(verdict) == FORWARDED)
+		verdict = VERDICT_fragment;
+	return verdict;
 }
 
 /*
@@ -240,63 +270,94 @@ static __always_inline enum fragment_way later_way(struct fragment *first)
 	union cell *cell;
 	void *table;
 
-	if (first->way == FRAGMENT_TO_STACK)
-		return FRAGMENT_TO_STACK;
 	table = bpf_map_lookup_elem(&TABLES, &first->table);
 	if (!table)
-		return FRAGMENT_TO_STACK;
+		return FRAGMENT_EARLY;
 	cell = bpf_map_lookup_elem(table, &at);
 	/* The listener is gone, and its place perhaps another's. */
 	if (!cell || first->generation < cell->head.since)
-		return FRAGMENT_TO_STACK;
+		return FRAGMENT_EARLY;
 	if (first->generation == cell->head.generation)
-		return FRAGMENT_FOLLOWS;
+		return first->way;
 	if (first->generation != cell->head.previous)
 		return FRAGMENT_LOST;
 	at = cell->head.kept + first->at / KEPT_A_CELL;
 	cell = bpf_map_lookup_elem(table, &at);
-	return cell && cell->kept[bit / 32] >> bit % 32 & 1 ? FRAGMENT_FOLLOWS : FRAGMENT_LOST;
+	return cell && cell->kept[bit / 32] >> bit % 32 & 1 ? first->way : FRAGMENT_LOST;
+}
+
+/*
+ * A later fragment that came before the first, of a listener or of anybody: only the ports of the first will tell. The
+ * safety net keeps a copy. The stack has it too, for whom else it may be, but not where the address is a listener's alone:
+ * routing would send it back to where it came from.
+ */
+static __always_inline int keep_early(struct __sk_buff *skb, struct packet *pkt)
+{
+	struct reason reason = { .verdict = VERDICT_fragment };
+	__u32 flags = address_flags(pkt);
+
+	if (!(flags & (ADDRESS_LOCAL | ADDRESS_BOUND)))
+		return TC_ACT_UNSPEC;
+	hand_over(skb, &reason);
+	return flags & ADDRESS_LOCAL ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+}
+
+/* The first part of the rest that cannot go on: the datagram is lost, which is counted once, beside its first's fate. */
+static __always_inline int lose(struct stats *stats, struct packet *pkt, struct fragment *first, enum verdict verdict)
+{
+	if (first->way == FRAGMENT_LOST)
+		return TC_ACT_SHOT;
+	first->way = FRAGMENT_LOST;
+	stats->pkts_received += pkt->segments;
+	return count(stats, pkt, verdict);
 }
 
 /*
  * A later fragment follows the first. It is no datagram of its own, so it adds bytes and no packets, but for the first
- * that finds the downstream gone: what is lost is counted. One that comes before the first sends all of its datagram to
- * the stack, which can put it together.
+ * that finds the downstream gone: what is lost is counted.
  */
 static __always_inline int follow(struct __sk_buff *skb, struct packet *pkt)
 {
 	struct fragment_key key = fragment_key(skb, pkt);
 	struct fragment *first = known_fragment(&key);
+	struct way_out way_out = {};
+	struct reason reason = {};
 	enum fragment_way way;
 	enum verdict verdict;
 	struct stats *stats;
-	__u32 listener;
 
-	if (pkt->fault)
+	if (is_broken(pkt))
 		return TC_ACT_UNSPEC;
 	if (!first) {
-		struct fragment early = { .seen_ns = bpf_ktime_get_ns(), .way = FRAGMENT_TO_STACK };
+		struct fragment early = { .seen_ns = bpf_ktime_get_ns(), .way = FRAGMENT_EARLY };
 
-		if (address_flags(pkt) & (ADDRESS_LOCAL | ADDRESS_BOUND))
-			bpf_map_update_elem(&FRAGMENTS, &key, &early, BPF_ANY);
-		return TC_ACT_UNSPEC;
+		if (!(address_flags(pkt) & (ADDRESS_LOCAL | ADDRESS_BOUND)))
+			return TC_ACT_UNSPEC;
+		/* One that is known no more makes room; one that another CPU has noted meanwhile is the first. */
+		bpf_map_delete_elem(&FRAGMENTS, &key);
+		bpf_map_update_elem(&FRAGMENTS, &key, &early, BPF_NOEXIST);
+		first = known_fragment(&key);
 	}
+	if (!first || first->way == FRAGMENT_EARLY)
+		return keep_early(skb, pkt);
 	way = later_way(first);
-	if (way == FRAGMENT_TO_STACK)
+	if (way == FRAGMENT_EARLY)
 		return TC_ACT_UNSPEC;
-	listener = first->table / 2;
-	stats = bpf_map_lookup_elem(&STATS, &listener);
+	reason.slot = first->slot;
+	reason.listener = first->table / 2;
+	stats = bpf_map_lookup_elem(&STATS, &reason.listener);
 	if (!stats)
 		return TC_ACT_UNSPEC;
 	stats->bytes_received += pkt->payload;
-	if (way == FRAGMENT_LOST) {
-		if (first->way == FRAGMENT_LOST)
-			return TC_ACT_SHOT;
-		first->way = FRAGMENT_LOST;
-		stats->pkts_received += pkt->segments;
-		return count(stats, pkt, VERDICT_downstream_gone);
+	if (way == FRAGMENT_LOST)
+		return lose(stats, pkt, first, VERDICT_downstream_gone);
+	verdict = pkt->fault ?: find_way(skb, pkt, &reason.slot, &way_out);
+	if (way == FRAGMENT_HANDED || fate(verdict) == HANDED) {
+		reason.verdict = fate(verdict) == HANDED ? verdict : VERDICT_fragment;
+		return hand_over(skb, &reason) ? TC_ACT_SHOT : lose(stats, pkt, first, VERDICT_safety_net_full);
 	}
-	verdict = forward(skb, pkt, &first->slot);
+	if (fate(verdict) == FORWARDED)
+		verdict = send(skb, pkt, &reason.slot, &way_out, verdict);
 	if (fate(verdict) == FORWARDED)
 		stats->bytes_forwarded += pkt->payload;
 	return action(verdict);
@@ -306,6 +367,7 @@ SEC("tc")
 int udp_fanout(struct __sk_buff *skb)
 {
 	struct packet pkt = {};
+	struct way_out way = {};
 	enum verdict verdict;
 	struct stats *stats;
 	struct slot *slot;
@@ -325,14 +387,24 @@ int udp_fanout(struct __sk_buff *skb)
 	stats->pkts_received += pkt.segments;
 	stats->bytes_received += pkt.payload;
 
-	if (pkt.fault)
+	if (is_broken(&pkt))
 		return count(stats, &pkt, pkt.fault);
 	slot = next_slot(bind, stats, &step);
+	/* A sender that is a downstream too would take its own address for a forgery: another one gets it. */
+	if (slot && is_same(&slot->addr, &pkt.saddr))
+		slot = next_slot(bind, stats, &step);
 	if (!slot)
 		return count(stats, &pkt, VERDICT_no_downstream);
-	if (pkt.part == FIRST && !remember(skb, &pkt, bind, slot, &step))
-		return count(stats, &pkt, VERDICT_fragment);
-	verdict = forward(skb, &pkt, slot);
+	verdict = pkt.fault ?: is_same(&slot->addr, &pkt.saddr) ? VERDICT_hairpin : find_way(skb, &pkt, slot, &way);
+	if (pkt.part == FIRST)
+		verdict = remember(skb, &pkt, bind, slot, &step, verdict);
+	if (fate(verdict) == HANDED) {
+		struct reason reason = { .slot = *slot, .listener = bind->listener, .verdict = verdict };
+
+		return count(stats, &pkt, hand_over(skb, &reason) ? verdict : VERDICT_safety_net_full);
+	}
+	if (fate(verdict) == FORWARDED)
+		verdict = send(skb, &pkt, slot, &way, verdict);
 	/* Else the compiler joins both questions in one number, from which Linux 5.15 cannot tell that there is a counter. */
 	barrier_var(step.counter);
 	if (step.counter && fate(verdict) == FORWARDED)

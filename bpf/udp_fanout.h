@@ -10,7 +10,7 @@
 #include <linux/types.h>
 
 /* Raised with every change of a key, a value or a meaning in this file; the agent refuses an object of another one. */
-#define UDP_FANOUT_ABI 2
+#define UDP_FANOUT_ABI 3
 
 #define MAX_LISTENERS 256
 #define MAX_SLOTS 65536
@@ -22,6 +22,8 @@
 #define MAX_ADDRESSES 65536
 /* Fragmented datagrams under way at once; the oldest are forgotten. */
 #define MAX_FRAGMENTED 16384
+/* Bytes of SAFETY_NET, a power of two: what may wait there for the agent. */
+#define SAFETY_NET_BYTES (4 << 20)
 
 /* An address in network order. IPv4 fills v4 and leaves the rest 0, so that a key has one form only. */
 union addr {
@@ -63,8 +65,9 @@ enum port_flags {
 
 /* How a downstream is reached from here. */
 enum next_hop {
-	NEXT_HOP_NEIGH = 0, /* the FIB names the interface, the kernel resolves the neighbour */
-	NEXT_HOP_LOCAL = 1, /* an address of this host: rewritten, then up the stack */
+	NEXT_HOP_NEIGH = 0,    /* the FIB names the interface, the kernel resolves the neighbour */
+	NEXT_HOP_LOCAL = 1,    /* an address of this host: rewritten, then up the stack */
+	NEXT_HOP_LOOPBACK = 2, /* 127/8 or ::1, which no datagram from outside may have: the safety net's */
 };
 
 struct slot {
@@ -113,9 +116,10 @@ struct fragment_key {
 };
 
 enum fragment_way {
-	FRAGMENT_FOLLOWS = 0,
-	FRAGMENT_TO_STACK = 1, /* a later fragment came first, the whole datagram is the stack's */
-	FRAGMENT_LOST = 2,     /* the downstream was removed meanwhile, and that is counted */
+	FRAGMENT_FOLLOWS = 0, /* the program sends the datagram */
+	FRAGMENT_HANDED = 1,  /* the safety net does */
+	FRAGMENT_LOST = 2,    /* the downstream was removed meanwhile, and that is counted */
+	FRAGMENT_EARLY = 3,   /* no first one yet: the safety net has what came before it */
 };
 
 struct fragment {
@@ -129,31 +133,35 @@ struct fragment {
 
 /*
  * What happened to one datagram. V(name, fate, meaning): the order is the index of the counter, the name is the
- * label in metrics, logs and `bpftool map dump`. Fates: FORWARDED, STACK (handed up), DROPPED, in this order.
+ * label in metrics, logs and `bpftool map dump`. Fates: FORWARDED, HANDED (to the safety net), DROPPED, in this order.
  */
 #define VERDICTS(V) \
 	V(forwarded, FORWARDED, "rewritten and sent to its next hop") \
 	V(forwarded_local, FORWARDED, "rewritten and handed to a socket of this host") \
-	V(ip_options, STACK, "IPv4 options or IPv6 extension headers") \
-	V(fragment, STACK, "fragments out of order, or a first one that could not be remembered") \
-	V(malformed, STACK, "its lengths contradict each other") \
-	V(not_unicast, STACK, "came in a broadcast or multicast frame") \
-	V(martian_source, STACK, "a source address that may not be forwarded") \
-	V(ttl_exceeded, STACK, "TTL or hop limit ran out here") \
-	V(mtu_exceeded, STACK, "larger than the MTU towards the downstream") \
-	V(no_route, STACK, "FIB: no route to the downstream") \
-	V(forwarding_off, STACK, "FIB: forwarding is disabled and the way out is unknown") \
-	V(fib_lwt, STACK, "FIB: the route encapsulates, which only the stack can do") \
-	V(fib_other, STACK, "FIB: an answer that the program does not know") \
+	V(ip_options, HANDED, "IPv4 options or IPv6 extension headers") \
+	V(fragment, HANDED, "fragments out of order, or a first one that could not be remembered") \
+	V(not_unicast, HANDED, "came in a broadcast or multicast frame") \
+	V(martian_source, HANDED, "a source address that may not be forwarded") \
+	V(loopback, HANDED, "the downstream is a loopback address of this host") \
+	V(hairpin, HANDED, "the sender is the downstream whose turn it was") \
+	V(ttl_exceeded, HANDED, "TTL or hop limit ran out here") \
+	V(mtu_exceeded, HANDED, "larger than the MTU towards the downstream") \
+	V(no_route, HANDED, "FIB: no route to the downstream") \
+	V(forwarding_off, HANDED, "FIB: forwarding is disabled and the way out is unknown") \
+	V(fib_lwt, HANDED, "FIB: the route encapsulates, which only the stack can do") \
+	V(fib_other, HANDED, "FIB: an answer that the program does not know") \
 	V(no_downstream, DROPPED, "no live downstream") \
+	V(malformed, DROPPED, "its lengths contradict each other") \
+	V(ip_checksum, DROPPED, "the checksum of its IPv4 header is wrong") \
 	V(downstream_gone, DROPPED, "the rest of a fragmented datagram whose downstream was removed") \
 	V(fib_blackhole, DROPPED, "FIB: blackhole route") \
 	V(fib_unreachable, DROPPED, "FIB: unreachable route") \
 	V(fib_prohibit, DROPPED, "FIB: prohibit route") \
 	V(rewrite_failed, DROPPED, "the packet could not be rewritten (out of memory)") \
-	V(redirect_failed, DROPPED, "the kernel refused the redirect")
+	V(redirect_failed, DROPPED, "the kernel refused the redirect") \
+	V(safety_net_full, DROPPED, "the safety net had no room left for it")
 
-enum fate { FORWARDED, STACK, DROPPED };
+enum fate { FORWARDED, HANDED, DROPPED };
 
 enum verdict {
 #define V(name, fate, meaning) VERDICT_##name,
@@ -164,12 +172,12 @@ enum verdict {
 
 /*
  * Map STATS: one entry a listener, per CPU, as long as there is that listener. All counters count datagrams (a GRO
- * packet holds several); bytes are UDP payload. received = forwarded + to_stack + dropped.
+ * packet holds several); bytes are UDP payload. received = forwarded + to_safety_net + dropped.
  */
 struct stats {
 	__u64 pkts_received;
 	__u64 pkts_forwarded;
-	__u64 pkts_to_stack;
+	__u64 pkts_to_safety_net;
 	__u64 pkts_dropped;
 	__u64 bytes_received;
 	__u64 bytes_forwarded;
@@ -178,6 +186,27 @@ struct stats {
 #undef V
 	__u32 next_slot[2]; /* round robin cursors: IPv4, IPv6 */
 };
+
+/*
+ * Ring buffer SAFETY_NET: a packet that the program cannot send itself, as it came. The record's size is one of a few;
+ * `len` says how much of it is the packet.
+ */
+struct handed {
+	struct slot slot; /* the downstream that was chosen; its port is 0 where none was */
+	__u32 listener;   /* key of STATS; not set in an early fragment, whose first one is to tell */
+	__u32 verdict;
+	__u32 ifindex; /* where it came in */
+	__u32 len;     /* bytes of the IP packet */
+	__u32 segment; /* bytes of payload in each datagram of a packet of several, 0 if it is one */
+	__u32 pad;
+	__u8 packet[];
+};
+
+/*
+ * The mark of a packet that the agent sends on `lo` for the program udp_fanout_out to redirect: the upper byte is this,
+ * the others are the index of the interface that it leaves by.
+ */
+#define OUT_MARK 0xfb000000u
 
 _Static_assert(sizeof(union addr) == 16, "addr");
 _Static_assert(sizeof(struct address_key) == 20, "address_key has no hole");
@@ -188,6 +217,7 @@ _Static_assert(sizeof(struct table_head) == 32, "table_head fills a cell");
 _Static_assert(sizeof(union cell) == 32, "two cells a cache line");
 _Static_assert(sizeof(struct fragment_key) == 44, "fragment_key has no hole");
 _Static_assert(sizeof(struct fragment) == 56, "fragment has no hole");
+_Static_assert(sizeof(struct handed) == 56, "handed has no hole");
 _Static_assert(sizeof(struct stats) == 8 * (6 + VERDICT_COUNT + 1), "stats is u64s and the two cursors");
 
 #endif

@@ -97,10 +97,12 @@ Ctrl-C ends the demo and removes everything.
 
 /** Every reason for which a datagram did not reach a receiver; one line that says so if there is none. */
 function losses(metrics: ReadonlyMap<string, number>, last: ReadonlyMap<string, number>): string[] {
-  const reasons = [...metrics].filter(([key, value]) => /_packets_(dropped|to_stack)_total\{/.test(key) && value > 0);
-  if (reasons.length === 0) return ['dropped: none     left to the stack: none'];
+  const reasons = [...metrics].filter(
+    ([key, value]) => /_packets_(dropped|to_safety_net)_total\{/.test(key) && value > 0,
+  );
+  if (reasons.length === 0) return ['dropped: none     by the safety net: none'];
   return reasons.map(([key, value]) => {
-    const what = key.includes('_dropped_') ? 'dropped' : 'left to the stack';
+    const what = key.includes('_dropped_') ? 'dropped' : 'by the safety net';
     return `${what}: ${/reason="([^"]+)"/.exec(key)?.[1]}  ${value} in all, ${value - (last.get(key) ?? 0)} since the last look`;
   });
 }

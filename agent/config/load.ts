@@ -93,6 +93,7 @@ function toConfig({ listeners, health, metrics, log }: ConfigOutput, { podNamesp
       mode: listener.mode,
       endpoints: toEndpoints(listener, health.enabled, podNamespace),
       source: listener.source,
+      pmtu: listener.pmtu,
       settings: toSettings(listener.settings),
     })),
     health: {

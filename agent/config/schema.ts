@@ -1,6 +1,6 @@
 /** The shape of the YAML: keys, types, ranges, enumerations, defaults. What spans several keys is in `rules.ts`. */
 import * as z from 'zod';
-import { LIMITS, MODES, SOURCE_MODES, UNREADY } from '../model.ts';
+import { LIMITS, MODES, PMTU, SOURCE_MODES, UNREADY } from '../model.ts';
 import { refuseBind, refuseDownstream } from './address-text.ts';
 import {
   address,
@@ -105,6 +105,11 @@ const listener = section({
     .default('auto')
     .describe(
       "Source address of what the userspace datapath sends: preserve (the client's, as the kernel path does), nat (this node's), or auto (preserve where the capabilities allow it, else nat). Default: auto.",
+    ),
+  pmtu: choice(PMTU)
+    .default('fragment')
+    .describe(
+      'A datagram with DF that is larger than the way to its downstream takes: fragment (it is cut up all the same) or report (its sender is told by ICMP, and it is dropped). Of the kernel path. Default: fragment.',
     ),
   kubernetes: kubernetes
     .optional()

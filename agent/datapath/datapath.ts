@@ -39,8 +39,9 @@ export interface ListenerCounters {
   readonly forwarded: number;
   readonly bytesReceived: number;
   readonly bytesForwarded: number;
-  /** By reason, zeroes included. received = forwarded + toStack + dropped. */
-  readonly toStack: ReadonlyMap<string, number>;
+  /** Those that the program handed to the safety net, by reason, zeroes included; they are forwarded or dropped as well. */
+  readonly toSafetyNet: ReadonlyMap<string, number>;
+  /** By reason, zeroes included. received = forwarded + dropped + what the safety net still has in hand. */
   readonly dropped: ReadonlyMap<string, number>;
   /** Forwarded datagrams by downstream, as formatAddress writes it. */
   readonly downstreams: ReadonlyMap<string, number>;

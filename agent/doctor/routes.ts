@@ -36,7 +36,7 @@ function reachable(listener: string, routes: readonly ReceiverRoute[]): Finding 
     const outs = [...new Set(routes.map(({ out }) => (out!.local ? 'this host' : out!.name)))];
     return ok(what, `each of ${routes.length} downstreams has a route (by ${outs.join(', ')})`);
   }
-  const means = `no route to ${listed(lost)}: what would go there is left to the stack (no_route)`;
+  const means = `no route to ${listed(lost)}: what would go there is dropped (no_route)`;
   const mend = 'see `ip route get ADDRESS`, and the CNI on this node';
   return lost.length === routes.length ? fail(what, means, mend) : warn(what, means, mend);
 }
@@ -49,7 +49,7 @@ function sizes(listener: string, routes: readonly ReceiverRoute[], mtu: number):
   }
   return [...narrow.values()].map(({ out, family, downstream }) => {
     const largest = out!.mtu - FAMILIES[family].headers;
-    const means = `${mtu} bytes arrive, ${out!.mtu} leave by ${out!.name} (to ${downstream}): datagrams of more than ${largest} bytes are left to the stack (mtu_exceeded), which fragments them or, with DF, tells the sender`;
+    const means = `${mtu} bytes arrive, ${out!.mtu} leave by ${out!.name} (to ${downstream}): datagrams of more than ${largest} bytes take the slow way (mtu_exceeded), where they are cut up or, with pmtu: report, their sender is told`;
     return warn(
       `MTU ${listener}`,
       means,

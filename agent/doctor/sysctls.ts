@@ -18,7 +18,9 @@ export function sysctlFindings(facts: SysctlFacts, requirements: Requirements): 
   const names = interfaceNames(requirements.listeners).filter((name) => findLink(facts.links, name));
   return [
     ...names.flatMap((name) => forwarding(name, facts, requirements)),
-    ...names.map((name) => reversePath(name, facts, "what is left to the stack is dropped if the sender's route back")),
+    ...names.map((name) =>
+      reversePath(name, facts, "what comes to the listener's socket is dropped if the sender's route back"),
+    ),
     ...facts.egress
       .filter((name) => !names.includes(name) && name !== 'lo')
       .map((name) => reversePath(name, facts, 'what other nodes send to receivers here is dropped if its route back')),
@@ -37,8 +39,7 @@ function forwarding(name: string, { sysctl }: SysctlFacts, { listeners }: Requir
     if (value === undefined) continue;
     if (value !== '0') findings.push(ok(what, 'is on'));
     else {
-      const means =
-        'is off: the FIB refuses, so the agent has to find each way out itself, and the stack forwards nothing that the program leaves to it (TTL, MTU)';
+      const means = 'is off: the FIB refuses, so the agent has to find each way out itself';
       const all = family === 4 ? 'net.ipv4.ip_forward=1' : 'net.ipv6.conf.all.forwarding=1';
       findings.push(warn(what, means, `sysctl -w ${all}`));
     }

@@ -32,6 +32,7 @@ export const BPF = {
   ANY: 0,
   F_INNER_MAP: 1 << 12,
   TC_INGRESS: 1,
+  TC_EGRESS: 2,
   TC_F_REPLACE: 1,
 } as const;
 

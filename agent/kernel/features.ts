@@ -16,11 +16,15 @@ export interface Feature {
   readonly told?: true;
 }
 
-/** From old to new. Below 5.10 there is no kernel path at all, so nothing older is listed that it alone needs. */
+/** From old to new. Below 5.10 there is no kernel path at all, so little of what it alone needs is listed. */
 export const FEATURES = [
   { name: 'UDP_SEGMENT', since: '4.18', without: 'userspace sends each datagram by itself' },
   { name: 'UDP_GRO', since: '5.0', without: 'userspace receives each datagram by itself' },
-  { name: 'BPF ring buffer', since: '5.8', without: 'not used: the program counts and reports nothing else' },
+  {
+    name: 'BPF ring buffer',
+    since: '5.8',
+    without: 'no kernel path: what the program cannot send goes by it to the safety net',
+  },
   { name: 'bpf_redirect_neigh', since: '5.10', without: 'no kernel path: mode auto takes userspace' },
   {
     name: 'maps counted to the cgroup',

@@ -1,7 +1,7 @@
-/** Ingress filters of tc (linux/rtnetlink.h, linux/pkt_sched.h, linux/pkt_cls.h). */
+/** Filters of tc on clsact (linux/rtnetlink.h, linux/pkt_sched.h, linux/pkt_cls.h). */
 import { type Attributes, decodePayload, LITTLE_ENDIAN } from './message.ts';
 
-/** A clsact ingress filter, as `tc filter show dev … ingress` lists it. A tcx link is no filter and is not listed. */
+/** A clsact filter, as `tc filter show dev … ingress` or `… egress` lists it. A tcx link is no filter and is not listed. */
 export interface Filter {
   /** `bpf`, `matchall`, `flower`, … */
   readonly kind: string;
@@ -18,18 +18,20 @@ export interface Filter {
 }
 
 const TCMSG = 20;
-const TC_H_CLSACT_INGRESS = 0xfffffff2; // TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)
+/** TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS) and TC_H_MIN_EGRESS. */
+const PARENT = { ingress: 0xfffffff2, egress: 0xfffffff3 } as const;
+export type Side = keyof typeof PARENT;
 const TCA_KIND = 1;
 const TCA_OPTIONS = 2;
 const TCA_CHAIN = 11;
 const TCA_BPF_NAME = 7;
 const TCA_BPF_ID = 11;
 
-/** The payload of an RTM_GETTFILTER dump of one interface's ingress. */
-export function filtersRequest(ifindex: number): Uint8Array {
+/** The payload of an RTM_GETTFILTER dump of one side of an interface. */
+export function filtersRequest(ifindex: number, side: Side): Uint8Array {
   const header = new DataView(new ArrayBuffer(TCMSG));
   header.setInt32(4, ifindex, LITTLE_ENDIAN);
-  header.setUint32(12, TC_H_CLSACT_INGRESS, LITTLE_ENDIAN);
+  header.setUint32(12, PARENT[side], LITTLE_ENDIAN);
   return new Uint8Array(header.buffer);
 }
 

@@ -2,7 +2,7 @@
 import type { IpAddress } from '../address.ts';
 import { SystemError } from '../ffi/errno.ts';
 import { addressesRequest, decodeAddress, type HostAddress } from './address.ts';
-import { decodeFilter, type Filter, filtersRequest } from './filter.ts';
+import { decodeFilter, type Filter, filtersRequest, type Side } from './filter.ts';
 import { decodeLink, type Link, linksRequest } from './link.ts';
 import type { Message } from './message.ts';
 import { decodeRoute, NO_ROUTE, type Route, routeRequest } from './route.ts';
@@ -15,8 +15,8 @@ export interface Host {
   addresses(): HostAddress[];
   /** The way to one address; undefined if there is none. */
   route(destination: IpAddress): Route | undefined;
-  /** The clsact ingress filters, in each chain in the order they run in; none without clsact or the interface. */
-  filters(ifindex: number): Filter[];
+  /** The clsact filters of one side, in each chain in the order they run in; none without clsact or the interface. */
+  filters(ifindex: number, side?: Side): Filter[];
   /** Releases the socket; a later call opens one anew. */
   close(): void;
 }
@@ -26,7 +26,8 @@ export function openHost(socket: Rtnetlink = new Rtnetlink()): Host {
   return {
     links: () => socket.request('RTM_GETLINK', NLM_F_DUMP, linksRequest()).map(({ payload }) => decodeLink(payload)),
     addresses: () => known(socket.request('RTM_GETADDR', NLM_F_DUMP, addressesRequest()), decodeAddress),
-    filters: (ifindex) => known(socket.request('RTM_GETTFILTER', NLM_F_DUMP, filtersRequest(ifindex)), decodeFilter),
+    filters: (ifindex, side = 'ingress') =>
+      known(socket.request('RTM_GETTFILTER', NLM_F_DUMP, filtersRequest(ifindex, side)), decodeFilter),
     route: (destination) => routeTo(socket, destination),
     close: () => socket.close(),
   };

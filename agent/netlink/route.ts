@@ -11,6 +11,8 @@ export interface Route {
   readonly gateway?: IpAddress;
   /** Path MTU where the route or an ICMP message set one; else it is the link's. */
   readonly mtu?: number;
+  /** It puts packets into others (IP tunnels, MPLS, SRv6), which only the kernel's own output does. */
+  readonly encapsulates?: true;
   /** An address of this host. */
   readonly local: boolean;
 }
@@ -30,6 +32,7 @@ const RTA_OIF = 4;
 const RTA_GATEWAY = 5;
 const RTA_METRICS = 8;
 const RTA_VIA = 18;
+const RTA_ENCAP_TYPE = 21;
 const RTAX_MTU = 2;
 
 /** The payload of an RTM_GETROUTE for one destination. */
@@ -50,6 +53,7 @@ export function decodeRoute(payload: Uint8Array): Route {
     ifindex: attributes.u32(RTA_OIF) ?? 0,
     ...(gateway !== undefined && { gateway }),
     ...(mtu !== undefined && { mtu }),
+    ...(attributes.bytes(RTA_ENCAP_TYPE) !== undefined && { encapsulates: true as const }),
     local: header.getUint8(7) === RTN_LOCAL,
   };
 }

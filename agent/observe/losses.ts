@@ -33,7 +33,7 @@ export function watchLosses({ log, counters, meaning, ticker = setTicker }: Loss
 function totals(rows: readonly ListenerCounters[]) {
   const entries = rows.flatMap((row) => [
     ...[...row.dropped].map(([reason, count]) => ({ row, reason, count, fate: 'dropped' })),
-    ...[...row.toStack].map(([reason, count]) => ({ row, reason, count, fate: 'left to the stack' })),
+    ...[...row.toSafetyNet].map(([reason, count]) => ({ row, reason, count, fate: 'took the slow way' })),
   ]);
   return new Map(entries.map((entry) => [`${entry.row.listener.name} ${entry.row.mode} ${entry.reason}`, entry]));
 }

@@ -39,9 +39,9 @@ function registerDatapath(registry: Registry, { counters }: MetricSources): void
   );
   const forwarded = set.counter('udp_fanout_packets_forwarded_total', 'Datagrams sent to a downstream', ...datagrams);
   const dropped = set.counter('udp_fanout_packets_dropped_total', 'Datagrams lost here, by reason', ...reasons);
-  const toStack = set.counter(
-    'udp_fanout_packets_to_stack_total',
-    'Datagrams of the listener left to the network stack, by reason',
+  const toSafetyNet = set.counter(
+    'udp_fanout_packets_to_safety_net_total',
+    'Datagrams that the program handed to the safety net, which forwards or drops them, by reason',
     ...reasons,
   );
   const bytesReceived = set.counter(
@@ -86,7 +86,7 @@ function registerDatapath(registry: Registry, { counters }: MetricSources): void
       bytesReceived.inc(labels, row.bytesReceived);
       bytesForwarded.inc(labels, row.bytesForwarded);
       for (const [reason, count] of row.dropped) dropped.inc({ ...labels, reason }, count);
-      for (const [reason, count] of row.toStack) toStack.inc({ ...labels, reason }, count);
+      for (const [reason, count] of row.toSafetyNet) toSafetyNet.inc({ ...labels, reason }, count);
       active.set({ listener: row.listener.name }, row.downstreams.size);
       if (row.workerDeaths !== undefined) deaths.inc({ listener: row.listener.name }, row.workerDeaths);
       for (const [endpoint, count] of row.downstreams) {

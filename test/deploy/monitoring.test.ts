@@ -53,7 +53,7 @@ const STORIES: readonly Story[] = [
       ...received(1000),
       ...dropped(0),
       ...watchAge('20x90'),
-      [`udp_fanout_packets_to_stack_total${labels()}`]: '0x90',
+      [`udp_fanout_packets_to_safety_net_total${labels()}`]: '0x90',
       [`udp_fanout_downstream_active${labels()}`]: '3x90',
       [`udp_fanout_downstream_health${labels(', endpoint="10.0.1.10:5514"')}`]: '1x90',
       [`udp_fanout_health_fail_open${labels()}`]: '0x90',
@@ -124,8 +124,20 @@ const STORIES: readonly Story[] = [
     fires: [],
   },
   {
-    title: 'half goes up the stack',
-    series: { ...received(100), [`udp_fanout_packets_to_stack_total${labels(', reason="fragment"')}`]: '0+3000x90' },
+    title: 'half takes the safety net’s way',
+    series: {
+      ...received(100),
+      [`udp_fanout_packets_to_safety_net_total${labels(', reason="fragment"')}`]: '0+3000x90',
+    },
+    fires: ['UdpFanoutSlowPath'],
+  },
+  {
+    title: 'half never meets the program',
+    series: {
+      ...received(100),
+      [`udp_fanout_packets_received_total${labels(', mode="tc_ebpf"')}`]: '0+3000x90',
+      [`udp_fanout_packets_received_total${labels(', mode="userspace"')}`]: '0+3000x90',
+    },
     fires: ['UdpFanoutSlowPath'],
   },
   {

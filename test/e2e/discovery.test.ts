@@ -114,7 +114,7 @@ describe.skipIf(obstacle)(titled('an agent that follows a Service', obstacle), (
       );
     const all = report.sent.count + lost.count + sent.count;
     expect([sum('received'), sum('forwarded')]).toEqual([all, all - lost.count]);
-    expect(sum('to_stack') + sum('dropped')).toBe(lost.count);
+    expect(sum('dropped')).toBe(lost.count);
 
     async function finish() {
       const all = await sending.stop();

@@ -81,7 +81,7 @@ describe.skipIf(obstacle).each(MODES)(titled("$name: a single node, the guide's 
       ttl: 64 - mode.hop,
     });
     expect(sent.count).toBe(3000);
-    expect(await ledger(agent, 'test', 3000)).toMatchObject({ forwarded: 3000, toStack: {}, dropped: {} });
+    expect(await ledger(agent, 'test', 3000)).toMatchObject({ forwarded: 3000, toSafetyNet: {}, dropped: {} });
   });
 
   test.each([16, 512, 1472])('%i bytes of payload arrive whole', async (size) => {
@@ -97,7 +97,7 @@ describe.skipIf(obstacle).each(MODES)(titled("$name: a single node, the guide's 
     const source = '10.0.0.9:40000';
     const big = { to: '10.0.0.1:9000', count: 300, size: 4000, rate: 5000, source, ttl: 64 - mode.hop };
     await expectEvenSpread(client, pods, big);
-    expect(await ledger(agent, 'test', 300)).toMatchObject({ forwarded: 300, toStack: {} });
+    expect(await ledger(agent, 'test', 300)).toMatchObject({ forwarded: 300, toSafetyNet: {} });
   });
 
   test('a packet that holds many datagrams is counted as many', async () => {
@@ -146,7 +146,7 @@ describe.skipIf(noOverlay).each(MODES)(titled('$name: a MetalLB VIP, vxlan, 80 t
       expect(Math.abs(receiver.count - 1000)).toBeLessThanOrEqual(1);
       expect(receiver.sources).toEqual({ [source]: receiver.count });
     }
-    expect(await ledger(agent, 'test', 3000)).toMatchObject({ forwarded: 3000, toStack: {} });
+    expect(await ledger(agent, 'test', 3000)).toMatchObject({ forwarded: 3000, toSafetyNet: {} });
   });
 });
 

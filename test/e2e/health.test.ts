@@ -201,7 +201,7 @@ describe.skipIf(obstacle)(titled('probes that say too much', obstacle), () => {
       status: 200,
       body: 'ok\nhealth(test): the probes of all IPv4 downstreams failed: all stay in use (fail_open)\n',
     });
-    expect(await ledger(agent, 'test', sent.count + 300)).toMatchObject({ dropped: {}, toStack: {} });
+    expect(await ledger(agent, 'test', sent.count + 300)).toMatchObject({ dropped: {}, toSafetyNet: {} });
 
     for (const { namespace } of pods) namespace.run('nft', ['delete table inet filter']);
     await agent.waitFor(/health fail open ended/, { from });

@@ -106,7 +106,7 @@ describe.skipIf(obstacle)(titled("the agent's life", obstacle), () => {
     agent.kill('SIGKILL');
     await agent.ended;
     const detach = () => node.namespace.run(process.execPath, ['dist/udp-fanout.js', 'detach']);
-    expect(detach()).toBe('detached from interface "eth0"\n');
+    expect(detach()).toBe('detached from interface "lo"\ndetached from interface "eth0"\n');
     expect(filters(node)).toBe('');
     expect(detach()).toBe('nothing of udp-fanout is attached on this host\n');
   });
@@ -206,7 +206,7 @@ describe.skipIf(obstacle)(titled('a machine that does not fit', obstacle), () =>
     const args = ['--ebpf-program', object];
     const { code, last } = await refused(config(listener({ ...base, downstream: to })), { args });
     expect(code).toBe(1);
-    expect(last).toMatch(/ERROR BPF object ".*" is of version 77, this agent needs version 2: build both together$/);
+    expect(last).toMatch(/ERROR BPF object ".*" is of version 77, this agent needs version \d+: build both together$/);
   });
 
   test('metrics on every address of both families', async () => {

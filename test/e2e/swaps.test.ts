@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { afterEach, describe, expect, test } from 'vitest';
 import type { Datapath, Interface } from '../../agent/datapath/datapath.ts';
 import { openTcDatapath } from '../../agent/datapath/tc/datapath.ts';
-import { egressLookup } from '../../agent/datapath/tc/egress.ts';
+import { egressLookup, wayLookup } from '../../agent/datapath/tc/egress.ts';
 import { openUserspaceDatapath } from '../../agent/datapath/userspace/datapath.ts';
 import type { Listener } from '../../agent/model.ts';
 import { openHost } from '../../agent/netlink/host.ts';
@@ -58,7 +58,8 @@ function kernelPath(log: ReturnType<typeof aLog>): Opened {
   const datapath = openTcDatapath({
     log,
     objectPath: OBJECT,
-    filters: (index) => host.filters(index),
+    filters: (index, side) => host.filters(index, side),
+    ways: () => wayLookup(host),
     egressLookup: (interfaces) => egressLookup(host, interfaces),
   });
   return { listener, datapath, interfaces: [{ name: 'eth0', index: findLink(host.links(), 'eth0')!.index }] };

@@ -5,14 +5,14 @@
 import { constants } from 'node:os';
 import { ABI, CONSTANTS, LAYOUT } from '../../agent/datapath/tc/abi.ts';
 import type { Bpf } from '../../agent/datapath/tc/bpf.ts';
-import { PROGRAM } from '../../agent/datapath/tc/object.ts';
+import { OUT_PROGRAM, PROGRAM } from '../../agent/datapath/tc/object.ts';
 import { SystemError } from '../../agent/ffi/errno.ts';
 import { BPF, type ObjectMap, type TcHook, type TcOptions } from '../../agent/ffi/libbpf.ts';
-import type { Filter } from '../../agent/netlink/filter.ts';
+import type { Filter, Side } from '../../agent/netlink/filter.ts';
 
 const { E2BIG, EBADF, EEXIST, EINVAL, ENODEV, ENOENT } = constants.errno;
 
-type Kind = 'array' | 'hash' | 'percpu_hash' | 'array_of_maps';
+type Kind = 'array' | 'hash' | 'percpu_hash' | 'array_of_maps' | 'ringbuf';
 
 export class FakeMap {
   readonly kind: Kind;
@@ -48,6 +48,7 @@ export class FakeMap {
 
 interface FakeProgram {
   readonly id: number;
+  readonly name: string;
 }
 
 type Call = { [K in keyof Bpf]: Bpf[K] extends (...args: never[]) => unknown ? K : never }[keyof Bpf];
@@ -61,7 +62,7 @@ export class FakeBpf implements Bpf {
   /** Calls that fail with this errno, as often as told. */
   readonly #failing = new Map<Call, { readonly errno: number; times: number }>();
   readonly #fds = new Map<number, FakeMap | FakeProgram>();
-  readonly #objects = new Map<bigint, { readonly maps: FakeMap[]; program?: number }>();
+  readonly #objects = new Map<bigint, { readonly maps: FakeMap[]; programs?: ReadonlyMap<string, number> }>();
   /** Ingress filters by interface that has clsact; what is not named does not exist. */
   readonly #hooks = new Map<number, Filter[] | undefined>();
   #next = 3;
@@ -83,7 +84,7 @@ export class FakeBpf implements Bpf {
 
   /** What is open, by name. */
   get descriptors(): string[] {
-    return [...this.#fds.values()].map((one) => (one instanceof FakeMap ? one.name : PROGRAM));
+    return [...this.#fds.values()].map((one) => one.name);
   }
 
   /** A map that a descriptor is open of. */
@@ -91,7 +92,8 @@ export class FakeBpf implements Bpf {
     return [...this.#fds.values()].find((one): one is FakeMap => one instanceof FakeMap && one.name === name)!;
   }
 
-  readonly filters = (ifindex: number): readonly Filter[] => [...(this.#hooks.get(ifindex) ?? [])];
+  readonly filters = (ifindex: number, side: Side = 'ingress'): readonly Filter[] =>
+    side === 'ingress' ? [...(this.#hooks.get(ifindex) ?? [])] : [];
 
   /** A filter by other hands. */
   addFilter(ifindex: number, fields: Partial<Filter>): void {
@@ -119,13 +121,14 @@ export class FakeBpf implements Bpf {
     if (this.#refused('objectOpen')) throw new SystemError(`open of ${path}`, -this.#refused('objectOpen')!);
     const pointer = BigInt(this.#next++);
     const { address_key, bind_key, bind, stats, fragment_key, fragment } = LAYOUT;
-    const { MAX_ADDRESSES, MAX_BINDS, MAX_TABLES, MAX_LISTENERS, MAX_FRAGMENTED } = CONSTANTS;
+    const { MAX_ADDRESSES, MAX_BINDS, MAX_TABLES, MAX_LISTENERS, MAX_FRAGMENTED, SAFETY_NET_BYTES } = CONSTANTS;
     const maps = [
       new FakeMap('hash', 'ADDRESSES', address_key.size, 4, MAX_ADDRESSES),
       new FakeMap('hash', 'BINDS', bind_key.size, bind.size, MAX_BINDS),
       new FakeMap('array_of_maps', 'TABLES', 4, 4, MAX_TABLES),
       new FakeMap('percpu_hash', 'STATS', 4, stats.size, MAX_LISTENERS),
       new FakeMap('hash', 'FRAGMENTS', fragment_key.size, fragment.size, MAX_FRAGMENTED),
+      new FakeMap('ringbuf', 'SAFETY_NET', 0, 0, SAFETY_NET_BYTES),
       new FakeMap('array', 'udp_fano.bss', 4, 65536, 1),
       new FakeMap('array', 'udp_fano.rodata', 4, 4, 1),
     ];
@@ -153,7 +156,8 @@ export class FakeBpf implements Bpf {
     if (refused !== undefined) return refused;
     const opened = this.#objects.get(object)!;
     for (const map of opened.maps) this.#open(map);
-    opened.program = this.#open({ id: 1000 + this.#next });
+    const program = (name: string) => [name, this.#open({ id: 1000 + this.#next, name })] as const;
+    opened.programs = new Map([PROGRAM, OUT_PROGRAM].map(program));
     return 0;
   }
 
@@ -162,13 +166,14 @@ export class FakeBpf implements Bpf {
   }
 
   objectClose(object: bigint): void {
-    const { maps, program } = this.#objects.get(object)!;
+    const { maps, programs } = this.#objects.get(object)!;
+    const ours = [...(programs?.values() ?? [])];
     this.#objects.delete(object);
-    for (const [fd, one] of this.#fds) if (fd === program || maps.includes(one as FakeMap)) this.#fds.delete(fd);
+    for (const [fd, one] of this.#fds) if (ours.includes(fd) || maps.includes(one as FakeMap)) this.#fds.delete(fd);
   }
 
   programFd(object: bigint, name: string): number | undefined {
-    return name === PROGRAM ? this.#objects.get(object)!.program : undefined;
+    return this.#objects.get(object)!.programs?.get(name);
   }
 
   programId(fd: number): number {

@@ -15,6 +15,7 @@ export function aListener(fields: Partial<Listener> = {}): Listener {
     mode: 'tc_ebpf',
     endpoints: { kind: 'static', list: [] },
     source: 'auto',
+    pmtu: 'fragment',
     settings: SETTINGS,
     ...fields,
   };

@@ -1,4 +1,5 @@
 /** The program against the oracle: sequences of random packets through both, from the same beginning. */
+import { isDeepStrictEqual } from 'node:util';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { VERDICTS } from '../../agent/datapath/tc/abi.ts';
@@ -18,7 +19,15 @@ const SEED = Number(process.env.PACKET_SEED ?? 1);
 const RUNS = Number(process.env.PACKET_RUNS ?? 1200);
 const PACKETS_A_RUN = 40;
 /** What no packet alone can bring about. */
-const OUT_OF_REACH = ['forwarding_off', 'fib_other', 'downstream_gone', 'rewrite_failed', 'redirect_failed'];
+const OUT_OF_REACH = [
+  'loopback',
+  'forwarding_off',
+  'fib_other',
+  'downstream_gone',
+  'rewrite_failed',
+  'redirect_failed',
+  'safety_net_full',
+];
 
 const listeners: OracleListener[] = Object.entries(LISTENERS).map(([name, plan], id) => {
   const listener = listenerOf(id, name, plan);
@@ -72,9 +81,13 @@ describe.skipIf(!root)('the program and the oracle (needs root)', () => {
 });
 
 const same = (a: Outcome, b: Outcome) =>
-  a.action === b.action && a.frame.equals(b.frame) && readableCounters(a) === readableCounters(b);
+  a.action === b.action &&
+  a.frame.equals(b.frame) &&
+  readableCounters(a) === readableCounters(b) &&
+  isDeepStrictEqual(a.handed, b.handed);
 
-const readable = (outcome: Outcome) => `${outcome.action} ${brief(outcome.frame)} ${readableCounters(outcome)}`;
+const readable = (outcome: Outcome) =>
+  `${outcome.action} ${brief(outcome.frame)} ${readableCounters(outcome)} ${JSON.stringify(outcome.handed)}`;
 
 function readableCounters({ moved }: Outcome): string {
   const listeners = Object.entries(moved).map(([listener, counters]) => {

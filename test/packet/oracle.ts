@@ -3,7 +3,7 @@
  * it. Held against the program with random packets, so an error must be made twice, in two ways, to go unseen.
  */
 import { BlockList } from 'node:net';
-import { type Family, ipBytes, isWildcard, type SocketAddress } from '../../agent/address.ts';
+import { type Family, formatAddress, ipBytes, isWildcard, type SocketAddress } from '../../agent/address.ts';
 import { VERDICTS } from '../../agent/datapath/tc/abi.ts';
 import { onesSum } from '../../lab/checksum.ts';
 import { ACTION } from '../../lab/test-run.ts';
@@ -21,7 +21,7 @@ export interface OracleListener {
 }
 
 const FATE = new Map(VERDICTS.map(({ name, fate }) => [name, fate]));
-const FATE_COUNTER = { FORWARDED: 'pkts_forwarded', STACK: 'pkts_to_stack', DROPPED: 'pkts_dropped' } as const;
+const FATE_COUNTER = { FORWARDED: 'pkts_forwarded', HANDED: 'pkts_to_safety_net', DROPPED: 'pkts_dropped' } as const;
 /** What the FIB says of networks that nothing leads to. */
 const NO_WAY: Readonly<Record<number, string>> = {
   [NET.blackhole]: 'fib_blackhole',
@@ -34,8 +34,11 @@ export class Oracle {
   readonly #listeners: readonly OracleListener[];
   readonly #mac: Buffer;
   readonly #cursors = new Map<string, number>();
-  /** Of each fragmented datagram: the way of its first part, or that it is the stack's. */
-  readonly #fragments = new Map<string, { readonly to: SocketAddress; readonly listener: string } | 'stack'>();
+  /** Of each fragmented datagram: the way of its first part, or that a later one was there before. */
+  readonly #fragments = new Map<
+    string,
+    { readonly to: SocketAddress; readonly listener: string; readonly handed: boolean } | 'early'
+  >();
 
   constructor(listeners: readonly OracleListener[], mac: Buffer) {
     this.#listeners = listeners;
@@ -51,35 +54,42 @@ export class Oracle {
     const length = gsoSize > 0 ? reading.at.udp + 8 - 14 + gsoSize : reading.packetLength;
     const key = reading.fragment && [on, reading.src, reading.dst, reading.fragment.id].join();
     if (key && reading.fragment?.part === 'later') {
-      return fault ? untouched : this.#follow(frame, reading, key, length);
+      return isBroken(fault) ? untouched : this.#follow(frame, reading, key, length, fault);
     }
 
     const listener = this.#match(reading, on);
     if (!listener) return untouched;
-    const book = (verdict: string, out: Buffer) =>
-      outcome(listener.name, verdict, out, reading.payload ?? 0, gsoSegments || 1);
-    if (fault) return book(fault, frame);
-    const to = this.#next(listener, reading.family);
-    if (!to) return book('no_downstream', frame);
+    const book = (verdict: string, to?: SocketAddress) => {
+      const out = to ? send(frame, reading, to, verdict) : frame;
+      return {
+        ...outcome(listener.name, verdict, out, reading.payload ?? 0, gsoSegments || 1),
+        ...(FATE.get(verdict) === 'HANDED' && handedOver(frame, verdict, to)),
+      };
+    };
+    if (isBroken(fault)) return book(fault);
+    let to = this.#next(listener, reading.family);
+    if (to?.ip === reading.src) to = this.#next(listener, reading.family);
+    if (!to) return book('no_downstream');
+    let verdict = fault ?? (to.ip === reading.src ? 'hairpin' : way(to, reading.ttl, length));
     if (key) {
-      if (this.#fragments.get(key) === 'stack') return book('fragment', frame);
-      this.#fragments.set(key, { to, listener: listener.name });
+      if (this.#fragments.get(key) === 'early' && FATE.get(verdict) === 'FORWARDED') verdict = 'fragment';
+      this.#fragments.set(key, { to, listener: listener.name, handed: FATE.get(verdict) === 'HANDED' });
     }
-    const verdict = way(to, reading.ttl, length);
-    return book(verdict, send(frame, reading, to, verdict));
+    return book(verdict, to);
   }
 
   /** A later part has no port: it goes where the first went, adds its bytes, and is no datagram of its own. */
-  #follow(frame: Buffer, reading: Reading, key: string, length: number): Outcome {
-    const untouched = { action: ACTION.UNSPEC, frame, moved: {} };
+  #follow(frame: Buffer, reading: Reading, key: string, length: number, fault: string | undefined): Outcome {
     const known = this.#fragments.get(key);
-    if (known === 'stack') return untouched;
-    if (!known) {
-      // Ours or not, the first will tell; by then this part is with the stack, so the rest has to go there too.
-      if (this.#concerns(reading.dst)) this.#fragments.set(key, 'stack');
-      return untouched;
+    if (!known || known === 'early') {
+      // Ours or not, the first will tell; the safety net keeps a copy until then.
+      if (!this.#concerns(reading.dst)) return { action: ACTION.UNSPEC, frame, moved: {} };
+      this.#fragments.set(key, 'early');
+      const action = NODE_IPS.includes(reading.dst) ? ACTION.UNSPEC : ACTION.SHOT;
+      return { action, frame, moved: {}, ...handedOver(frame, 'fragment') };
     }
-    const verdict = way(known.to, reading.ttl, length);
+    let verdict = fault ?? way(known.to, reading.ttl, length);
+    if (known.handed && FATE.get(verdict) !== 'HANDED') verdict = 'fragment';
     const out = send(frame, reading, known.to, verdict);
     const bytes = reading.payload ?? 0;
     const counters = {
@@ -87,7 +97,8 @@ export class Oracle {
       ...(bytes > 0 && FATE.get(verdict) === 'FORWARDED' && { bytes_forwarded: bytes }),
     };
     const moved: Moved = Object.keys(counters).length > 0 ? { [known.listener]: counters } : {};
-    return { action: actionOf(verdict), frame: out, moved };
+    const handed = FATE.get(verdict) === 'HANDED' && handedOver(frame, verdict, known.to);
+    return { action: actionOf(verdict), frame: out, moved, ...handed };
   }
 
   #cast(frame: Buffer): 'this' | 'many' | 'other' {
@@ -119,11 +130,19 @@ export class Oracle {
 }
 
 /** Why it cannot be forwarded as it is, the weightiest reason; undefined if nothing speaks against it. */
-function faultOf({ payload, extended, family, src }: Reading, cast: 'this' | 'many' | 'other'): string | undefined {
-  if (cast === 'many') return 'not_unicast';
+function faultOf(
+  { payload, extended, intact, family, src }: Reading,
+  cast: 'this' | 'many' | 'other',
+): string | undefined {
   if (payload === undefined) return 'malformed';
+  if (!intact) return 'ip_checksum';
+  if (cast === 'many') return 'not_unicast';
   if (extended) return 'ip_options';
   return NO_HOST[family].check(src, family === 4 ? 'ipv4' : 'ipv6') ? 'martian_source' : undefined;
+}
+
+function isBroken(fault: string | undefined): fault is string {
+  return fault === 'malformed' || fault === 'ip_checksum';
 }
 
 /** Sources that no host may have (RFC 1812, 5.3.7; RFC 4291, 2.5). */
@@ -153,7 +172,7 @@ function way({ family, ip }: SocketAddress, ttl: number, length: number): string
 
 function actionOf(verdict: string): number {
   if (verdict === 'forwarded') return ACTION.REDIRECT;
-  return FATE.get(verdict) === 'DROPPED' ? ACTION.SHOT : ACTION.UNSPEC;
+  return verdict === 'forwarded_local' ? ACTION.UNSPEC : ACTION.SHOT;
 }
 
 function outcome(listener: string, verdict: string, frame: Buffer, bytes: number, datagrams: number): Outcome {
@@ -168,9 +187,14 @@ function outcome(listener: string, verdict: string, frame: Buffer, bytes: number
   return { action: actionOf(verdict), frame, moved: { [listener]: counters } };
 }
 
-/** The frame for its downstream; what is dropped stays as it was, what the stack is to forward keeps its TTL. */
+/** What the safety net gets: the packet as it came. */
+function handedOver(frame: Buffer, verdict: string, to?: SocketAddress): Pick<Outcome, 'handed'> {
+  return { handed: { verdict, ...(to && { to: formatAddress(to) }), packet: frame.toString('hex', 14) } };
+}
+
+/** The frame for its downstream; what does not go there from here stays as it was. */
 function send(frame: Buffer, reading: Reading, to: SocketAddress, verdict: string): Buffer {
-  if (FATE.get(verdict) === 'DROPPED') return frame;
+  if (FATE.get(verdict) !== 'FORWARDED') return frame;
   const out = Buffer.from(frame);
   const { at, family } = reading;
   if (verdict === 'forwarded') out[at.ttl]! -= 1;

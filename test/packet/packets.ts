@@ -1,5 +1,6 @@
 /** Random packets for the oracle: most are nearly right and nearly ours, since only those reach the deep places. */
 import fc from 'fast-check';
+import { onesSum } from '../../lab/checksum.ts';
 import { type Udp, udp4, udp6 } from '../../lab/frame.ts';
 import { ETHER, type Ip, type Ip6 } from '../../lab/ip.ts';
 import { LISTENERS, SECOND_VIP, VIP } from './listeners.ts';
@@ -21,7 +22,7 @@ const SHORTEST = { [ETHER.IPV4]: 34, [ETHER.IPV6]: 54 } as const;
 
 const description = fc.record({
   family: fc.constantFrom(4 as const, 6 as const),
-  client: often(9, 8),
+  client: often<number | 'pod'>(9, 8, 'pod'),
   martian: often<0 | 1 | 2>(0, 1, 2),
   destination: fc.constantFrom('node', 'node', 'node', 'pods', 'vip', 'second', 'transit', 'zero'),
   dport: fc.constantFrom(...PORTS),
@@ -102,6 +103,12 @@ function build(described: Description): Buffer {
 function damaged(whole: Buffer, { family, ipLength, cut, trailer, flips }: Description): Buffer {
   const at = family === 4 ? 16 : 18;
   whole.writeUInt16BE((whole.readUInt16BE(at) + ipLength) & 0xffff, at);
+  if (family === 4 && whole.readUInt16BE(12) === ETHER.IPV4) {
+    // The length lies, but its header is whole; what the flips do to it is another matter.
+    const header = whole.subarray(14, 14 + (whole[14]! & 0xf) * 4);
+    header.writeUInt16BE(0, 10);
+    header.writeUInt16BE(0xffff - onesSum(header), 10);
+  }
   for (const [byte, bits] of flips) if (byte < whole.length) whole[byte]! ^= bits;
   const frame = Buffer.concat([whole.subarray(0, whole.length - cut), Buffer.alloc(trailer, 0xee)]);
   const type: number = whole.readUInt16BE(12);
@@ -110,7 +117,7 @@ function damaged(whole: Buffer, { family, ipLength, cut, trailer, flips }: Descr
 }
 
 function source({ family, client, martian }: Description): string {
-  if (martian === 0) return ip(family, NET.clients, client);
+  if (martian === 0) return client === 'pod' ? ip(family, NET.pods, 10) : ip(family, NET.clients, client);
   return family === 4 ? ['127.0.0.1', '239.1.1.1'][martian - 1]! : ['::1', 'ff05::1'][martian - 1]!;
 }
 

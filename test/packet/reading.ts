@@ -1,6 +1,7 @@
 /** What a frame says of itself, read field by field as RFC 791, 768 and 8200 lay it out; for the oracle. */
 import { createHash } from 'node:crypto';
 import { type Family, ipText } from '../../agent/address.ts';
+import { onesSum } from '../../lab/checksum.ts';
 import { ETHER, EXTENSION, PROTOCOL } from '../../lab/ip.ts';
 
 /** A UDP datagram or a fragment of one, with the places of the fields that forwarding changes. */
@@ -12,6 +13,8 @@ export interface Reading {
   /** What the IP header claims of the whole packet. */
   readonly packetLength: number;
   readonly extended: boolean;
+  /** The header's checksum is right, or IPv6, or the header has options. */
+  readonly intact: boolean;
   readonly fragment: { readonly id: number; readonly part: 'first' | 'later' } | undefined;
   /** The port that it is for; a later fragment does not know. */
   readonly dport: number | undefined;
@@ -71,6 +74,7 @@ function readIp4(frame: Buffer): Packet | undefined {
     ttl: frame[IP_AT + 8]!,
     packetLength,
     extended: header > 20,
+    intact: header > 20 || onesSum(frame.subarray(IP_AT, IP_AT + header)) === 0xffff,
     fragment: part && { id: frame.readUInt16BE(IP_AT + 4), part },
     dstAt: IP_AT + 16,
     ttlAt: IP_AT + 8,
@@ -101,9 +105,9 @@ function readIp6(frame: Buffer): Packet | undefined {
     const part = word >> 3 ? 'later' : word & 1 ? 'first' : undefined;
     fragment = part && { id: frame.readUInt32BE(at + 4), part };
     at += 8;
-    // What follows belongs to the middle of the datagram, whatever it looks like.
-    if (part === 'later' && next !== PROTOCOL.UDP) return undefined;
-    if (part === 'later') break;
+    // What follows belongs to the datagram, and in its later parts to the middle of it, whatever it looks like.
+    if (part && next !== PROTOCOL.UDP) return undefined;
+    if (part) break;
   }
   return {
     family: 6,
@@ -112,6 +116,7 @@ function readIp6(frame: Buffer): Packet | undefined {
     ttl: frame[IP_AT + 7]!,
     packetLength,
     extended,
+    intact: true,
     fragment,
     dstAt: IP_AT + 24,
     ttlAt: IP_AT + 7,

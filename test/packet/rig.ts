@@ -5,15 +5,17 @@
 import { closeSync } from 'node:fs';
 import { constants } from 'node:os';
 import { join } from 'node:path';
-import { parseIp } from '../../agent/address.ts';
+import { formatAddress, parseIp } from '../../agent/address.ts';
 import type { Blueprint, Datapath } from '../../agent/datapath/datapath.ts';
 import { encodeU32, LAYOUT, VERDICTS } from '../../agent/datapath/tc/abi.ts';
 import type { BpfMap } from '../../agent/datapath/tc/bpf.ts';
 import { openTcDatapath } from '../../agent/datapath/tc/datapath.ts';
 import { egressLookup } from '../../agent/datapath/tc/egress.ts';
+import { decodeHanded } from '../../agent/datapath/tc/handed/record.ts';
 import { PROGRAM } from '../../agent/datapath/tc/object.ts';
 import { check } from '../../agent/ffi/errno.ts';
 import { mapLookupBatch, possibleCpus } from '../../agent/ffi/libbpf.ts';
+import { RingBuffer } from '../../agent/ffi/ring-buffer.ts';
 import { familiesOf, type Listener } from '../../agent/model.ts';
 import { buildTable } from '../../agent/table.ts';
 import { keysOf, mapsOf, programById } from '../../lab/loaded-program.ts';
@@ -46,13 +48,22 @@ export type Moved<Name extends string = string> = { readonly [L in Name]?: Reado
 
 export interface Outcome<Name extends string = string> extends Pick<TestRun, 'action' | 'frame'> {
   readonly moved: Moved<Name>;
+  /** What the safety net got. */
+  readonly handed?: HandedOver;
+}
+
+/** A packet in the hands of the safety net: why, for which downstream if one was chosen, and its bytes in hex. */
+export interface HandedOver {
+  readonly verdict: string;
+  readonly to?: string;
+  readonly packet: string;
 }
 
 /** The counters of struct stats in its order. */
 const COUNTERS = [
   'pkts_received',
   'pkts_forwarded',
-  'pkts_to_stack',
+  'pkts_to_safety_net',
   'pkts_dropped',
   'bytes_received',
   'bytes_forwarded',
@@ -72,6 +83,7 @@ export class Rig<Name extends string> implements Disposable {
   readonly #maps: ReadonlyMap<string, BpfMap>;
   readonly #cpus = possibleCpus();
   #before: BigUint64Array;
+  #ring!: RingBuffer;
 
   /** Enters a node of its own and applies the plans; needs root. */
   constructor(plans: Readonly<Record<Name, Plan>>) {
@@ -82,8 +94,13 @@ export class Rig<Name extends string> implements Disposable {
     this.datapath = openTcDatapath({
       log: aLog(),
       objectPath: OBJECT,
-      filters: (ifindex) => this.node.host.filters(ifindex),
+      filters: (ifindex, side) => this.node.host.filters(ifindex, side),
       egressLookup: (interfaces) => egressLookup(this.node.host, interfaces),
+      ways: () => () => undefined,
+      openSafetyNet: ({ ring, bytes }) => {
+        this.#ring = new RingBuffer(ring, bytes);
+        return { refresh: () => {}, release: () => {}, remove: () => this.#ring.close() };
+      },
     });
     this.apply(plans);
     const filter = this.node.host.filters(link('eth0')).find(({ bpfName }) => bpfName?.startsWith(PROGRAM));
@@ -104,7 +121,8 @@ export class Rig<Name extends string> implements Disposable {
     const after = this.#read();
     const moved = this.#difference(this.#before, after);
     this.#before = after;
-    return { action, frame: out, moved };
+    const handed = this.#handed();
+    return { action, frame: out, moved, ...(handed && { handed }) };
   }
 
   /** Forgets what was: counters and walks are at 0, no fragment is remembered. */
@@ -152,6 +170,17 @@ export class Rig<Name extends string> implements Disposable {
         };
       }),
     };
+  }
+
+  #handed(): HandedOver | undefined {
+    const all: HandedOver[] = [];
+    this.#ring.drain(2, (record) => {
+      const { chosen, verdict, packet } = decodeHanded(record);
+      const to = chosen && { to: formatAddress(chosen.downstream) };
+      all.push({ verdict: VERDICTS[verdict]!.name, ...to, packet: Buffer.from(packet).toString('hex') });
+    });
+    if (all.length > 1) throw new Error('one packet was handed over twice');
+    return all[0];
   }
 
   #map(name: string): BpfMap {

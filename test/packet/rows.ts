@@ -16,6 +16,8 @@ export interface Step {
   readonly out: Buffer;
   /** All counters that move; an empty object says that none does. */
   readonly moved: Moved<ListenerName>;
+  /** Why the safety net gets it, as it came, and for which downstream if one was chosen. */
+  readonly handed?: { readonly verdict: string; readonly to?: Target };
 }
 
 /** Steps in their order, starting with all walks at the first slot and no fragment remembered. */
@@ -113,11 +115,21 @@ export function forwardedLocal(name: ListenerName, from: Datagram, to: Target): 
   return { frame: from.frame, arrival: {}, action: ACTION.UNSPEC, out: from.readdressed(to, 0), moved };
 }
 
-/** Left to the stack; readdressed if `to` is given, but with the TTL that it came with. */
-export function toStack(name: ListenerName, verdict: string, from: Datagram, to?: Target, arrival: Arrival = {}): Step {
-  const out = to ? from.readdressed(to, 0) : from.frame;
-  const moved = { [name]: counted(from, 'pkts_to_stack', verdict, arrival) };
-  return { frame: from.frame, arrival, action: ACTION.UNSPEC, out, moved };
+/** Handed to the safety net as it came, for this downstream. */
+export function handed(name: ListenerName, verdict: string, from: Datagram, to: Target, arrival: Arrival = {}): Step {
+  const moved = { [name]: counted(from, 'pkts_to_safety_net', verdict, arrival) };
+  return { frame: from.frame, arrival, action: ACTION.SHOT, out: from.frame, moved, handed: { verdict, to } };
+}
+
+/** A later fragment that is handed over for the downstream of its first: bytes are counted, packets are not. */
+export function handedAfter(name: ListenerName, verdict: string, from: Datagram, to: Target): Step {
+  const moved = { [name]: { bytes_received: from.bytes } };
+  return { frame: from.frame, arrival: {}, action: ACTION.SHOT, out: from.frame, moved, handed: { verdict, to } };
+}
+
+/** A later fragment before its first: the safety net keeps a copy, the stack has it too for whom else it may be. */
+export function early(from: Datagram, arrival: Arrival = {}): Step {
+  return { ...untouched(from.frame, arrival), handed: { verdict: 'fragment' } };
 }
 
 export function dropped(name: ListenerName, verdict: string, from: Datagram): Step {

@@ -16,7 +16,7 @@ const WANT_LABEL = '1 to 63 lowercase letters, digits and "-", the first and las
 const WANT_PORT_NAME = 'a port name: up to 15 lowercase letters, digits and single "-", a letter among them';
 const WANT_PATH = 'want a path such as /metrics: it starts with "/" and has no space, "?", "#", ":" or "*"';
 const WANT_LISTENER =
-  'want a map with the keys name, bind, interface, interfaces, mode, source, kubernetes, downstream, settings';
+  'want a map with the keys name, bind, interface, interfaces, mode, source, pmtu, kubernetes, downstream, settings';
 const WANT_LISTENERS = 'want a list of listeners, each a map that starts with "- name:"';
 const TOP_KEYS = 'listeners, health, metrics, log';
 
@@ -407,6 +407,7 @@ describe('a valid config', () => {
             list: [{ address: { family: 4, ip: '10.0.1.10', port: 9000 }, weight: 1 }],
           },
           source: 'auto',
+          pmtu: 'fragment',
           settings: { maxPacketSize: 9000, batchSize: 64, workers: 0, pinCpus: true, recvBufSize: 0, maxSources: 512 },
         },
       ],

@@ -182,7 +182,7 @@ describe('map sizes', () => {
   const [limits, ...smaller] = SIZES;
 
   test('are the limits, whatever the config of the moment', () => {
-    expect(limits).toEqual({ STATS: 256, BINDS: 8192, ADDRESSES: 65536, FRAGMENTS: 16384 });
+    expect(limits).toEqual({ STATS: 256, BINDS: 8192, ADDRESSES: 65536, FRAGMENTS: 16384, SAFETY_NET: 4194304 });
   });
 
   test('fit 8 MiB where maps are charged, also beside those of the agent that is replaced', () => {

@@ -12,7 +12,7 @@ function counted(listener: Listener): ListenerCounters {
   const numbers = { received: 3, forwarded: 2, bytesReceived: 30, bytesForwarded: 20 };
   const dropped = new Map([['no_downstream', 1]]);
   const downstreams = new Map([[`10.0.0.${listener.id}:9000`, 2]]);
-  return { listener, mode: 'tc_ebpf', ...numbers, toStack: new Map(), dropped, downstreams };
+  return { listener, mode: 'tc_ebpf', ...numbers, toSafetyNet: new Map(), dropped, downstreams };
 }
 
 function rig() {

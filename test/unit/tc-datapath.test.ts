@@ -54,6 +54,8 @@ function rig(bpf = new FakeBpf()) {
     objectPath: OBJECT,
     filters: bpf.filters,
     egressLookup: () => ({ needed: () => false, find: () => void asked.ways++ }),
+    ways: () => () => undefined,
+    openSafetyNet: () => ({ refresh: () => {}, remove: () => {}, release: () => {} }),
     bpf,
     now: () => now,
   });

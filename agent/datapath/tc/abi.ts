@@ -3,9 +3,17 @@
  * against clang, object.ts against the loaded maps. Integers are in host order, which is little-endian on every machine
  * that we ship for; ports and addresses are in network order.
  */
-import { FAMILIES, type Family, type IpAddress, ipBytes, isWildcard, type SocketAddress } from '../../address.ts';
+import {
+  FAMILIES,
+  type Family,
+  type IpAddress,
+  ipBytes,
+  isLoopback,
+  isWildcard,
+  type SocketAddress,
+} from '../../address.ts';
 
-export const ABI = 2;
+export const ABI = 3;
 
 export const CONSTANTS = {
   MAX_LISTENERS: 256,
@@ -14,6 +22,7 @@ export const CONSTANTS = {
   MAX_BINDS: 8192,
   MAX_ADDRESSES: 65536,
   MAX_FRAGMENTED: 16384,
+  SAFETY_NET_BYTES: 4 << 20,
   COUNTERS_A_CELL: 4,
   KEPT_A_CELL: 256,
   ADDRESS_LOCAL: 1,
@@ -22,6 +31,8 @@ export const CONSTANTS = {
   PORT_WILDCARD: 2,
   NEXT_HOP_NEIGH: 0,
   NEXT_HOP_LOCAL: 1,
+  NEXT_HOP_LOOPBACK: 2,
+  OUT_MARK: 0xfb000000,
 } as const;
 
 /** Bytes and offsets of each struct. */
@@ -42,37 +53,41 @@ export const LAYOUT = {
     previous: 20,
     kept: 24,
   },
+  handed: { size: 56, slot: 0, listener: 32, verdict: 36, ifindex: 40, len: 44, segment: 48 },
   stats: {
-    size: 216,
+    size: 248,
     pkts_received: 0,
     pkts_forwarded: 8,
-    pkts_to_stack: 16,
+    pkts_to_safety_net: 16,
     pkts_dropped: 24,
     bytes_received: 32,
     bytes_forwarded: 40,
     forwarded: 48,
-    next_slot: 208,
+    next_slot: 240,
   },
 } as const;
 
-export type Fate = 'FORWARDED' | 'STACK' | 'DROPPED';
+export type Fate = 'FORWARDED' | 'HANDED' | 'DROPPED';
 
 /** enum verdict in its order: the name in metrics, the fate of the datagram, what it means. */
 export const VERDICTS: readonly { readonly name: string; readonly fate: Fate; readonly meaning: string }[] = [
   { name: 'forwarded', fate: 'FORWARDED', meaning: 'rewritten and sent to its next hop' },
   { name: 'forwarded_local', fate: 'FORWARDED', meaning: 'rewritten and handed to a socket of this host' },
-  { name: 'ip_options', fate: 'STACK', meaning: 'IPv4 options or IPv6 extension headers' },
-  { name: 'fragment', fate: 'STACK', meaning: 'fragments out of order, or a first one that could not be remembered' },
-  { name: 'malformed', fate: 'STACK', meaning: 'its lengths contradict each other' },
-  { name: 'not_unicast', fate: 'STACK', meaning: 'came in a broadcast or multicast frame' },
-  { name: 'martian_source', fate: 'STACK', meaning: 'a source address that may not be forwarded' },
-  { name: 'ttl_exceeded', fate: 'STACK', meaning: 'TTL or hop limit ran out here' },
-  { name: 'mtu_exceeded', fate: 'STACK', meaning: 'larger than the MTU towards the downstream' },
-  { name: 'no_route', fate: 'STACK', meaning: 'FIB: no route to the downstream' },
-  { name: 'forwarding_off', fate: 'STACK', meaning: 'FIB: forwarding is disabled and the way out is unknown' },
-  { name: 'fib_lwt', fate: 'STACK', meaning: 'FIB: the route encapsulates, which only the stack can do' },
-  { name: 'fib_other', fate: 'STACK', meaning: 'FIB: an answer that the program does not know' },
+  { name: 'ip_options', fate: 'HANDED', meaning: 'IPv4 options or IPv6 extension headers' },
+  { name: 'fragment', fate: 'HANDED', meaning: 'fragments out of order, or a first one that could not be remembered' },
+  { name: 'not_unicast', fate: 'HANDED', meaning: 'came in a broadcast or multicast frame' },
+  { name: 'martian_source', fate: 'HANDED', meaning: 'a source address that may not be forwarded' },
+  { name: 'loopback', fate: 'HANDED', meaning: 'the downstream is a loopback address of this host' },
+  { name: 'hairpin', fate: 'HANDED', meaning: 'the sender is the downstream whose turn it was' },
+  { name: 'ttl_exceeded', fate: 'HANDED', meaning: 'TTL or hop limit ran out here' },
+  { name: 'mtu_exceeded', fate: 'HANDED', meaning: 'larger than the MTU towards the downstream' },
+  { name: 'no_route', fate: 'HANDED', meaning: 'FIB: no route to the downstream' },
+  { name: 'forwarding_off', fate: 'HANDED', meaning: 'FIB: forwarding is disabled and the way out is unknown' },
+  { name: 'fib_lwt', fate: 'HANDED', meaning: 'FIB: the route encapsulates, which only the stack can do' },
+  { name: 'fib_other', fate: 'HANDED', meaning: 'FIB: an answer that the program does not know' },
   { name: 'no_downstream', fate: 'DROPPED', meaning: 'no live downstream' },
+  { name: 'malformed', fate: 'DROPPED', meaning: 'its lengths contradict each other' },
+  { name: 'ip_checksum', fate: 'DROPPED', meaning: 'the checksum of its IPv4 header is wrong' },
   {
     name: 'downstream_gone',
     fate: 'DROPPED',
@@ -83,6 +98,7 @@ export const VERDICTS: readonly { readonly name: string; readonly fate: Fate; re
   { name: 'fib_prohibit', fate: 'DROPPED', meaning: 'FIB: prohibit route' },
   { name: 'rewrite_failed', fate: 'DROPPED', meaning: 'the packet could not be rewritten (out of memory)' },
   { name: 'redirect_failed', fate: 'DROPPED', meaning: 'the kernel refused the redirect' },
+  { name: 'safety_net_full', fate: 'DROPPED', meaning: 'the safety net had no room left for it' },
 ];
 
 /** How a slot's downstream is reached: enum next_hop, and the way out that is used where forwarding is off. */
@@ -172,7 +188,7 @@ export function encodeTable(slots: readonly Slot[], lineage: Lineage, cpus: numb
     const at = (1 + index) * LAYOUT.slot.size;
     bytes.set(ipBytes(address.family, address.ip), at + LAYOUT.slot.addr);
     data.setUint16(at + LAYOUT.slot.port, address.port, false);
-    data.setUint16(at + LAYOUT.slot.hop, hop.local ? CONSTANTS.NEXT_HOP_LOCAL : CONSTANTS.NEXT_HOP_NEIGH, true);
+    data.setUint16(at + LAYOUT.slot.hop, hopCode(address, hop), true);
     data.setUint32(at + LAYOUT.slot.ifindex, hop.egress?.ifindex ?? 0, true);
     data.setUint32(at + LAYOUT.slot.mtu, hop.egress?.mtu ?? 0, true);
   }
@@ -180,6 +196,11 @@ export function encodeTable(slots: readonly Slot[], lineage: Lineage, cpus: numb
   for (const [bit, is] of lineage.kept.entries())
     if (is) bytes[kept * LAYOUT.slot.size + (bit >> 3)]! |= 1 << (bit & 7);
   return bytes;
+}
+
+function hopCode({ ip }: SocketAddress, { local }: NextHop): number {
+  if (isLoopback(ip)) return CONSTANTS.NEXT_HOP_LOOPBACK;
+  return local ? CONSTANTS.NEXT_HOP_LOCAL : CONSTANTS.NEXT_HOP_NEIGH;
 }
 
 function view(bytes: Uint8Array): DataView {

@@ -2,30 +2,42 @@
 import { constants } from 'node:os';
 import { check } from '../../ffi/errno.ts';
 import * as libbpf from '../../ffi/libbpf.ts';
-import type { Filter } from '../../netlink/filter.ts';
+import type { Filter, Side } from '../../netlink/filter.ts';
 import type { Host } from '../../netlink/host.ts';
 import type { Interface } from '../datapath.ts';
 import type { Attachment, Program } from './attachment.ts';
 import type { Bpf } from './bpf.ts';
-import { PROGRAM } from './object.ts';
+import { OUT_PROGRAM, PROGRAM } from './object.ts';
 
 const { EEXIST, ENOENT, EINVAL, ENODEV } = constants.errno;
 
-/** Lists the ingress filters of an interface; empty where there are none or the interface is gone. */
-export type ListFilters = (ifindex: number) => readonly Filter[];
+/** Lists the filters of an interface; empty where there are none or the interface is gone. */
+export type ListFilters = (ifindex: number, side: Side) => readonly Filter[];
 
-const hook = (ifindex: number): libbpf.TcHook => ({ ifindex, attach_point: libbpf.BPF.TC_INGRESS });
+/** Which of our programs is where, and libbpf's number of the place. */
+const SIDES = {
+  ingress: { program: PROGRAM, point: libbpf.BPF.TC_INGRESS },
+  egress: { program: OUT_PROGRAM, point: libbpf.BPF.TC_EGRESS },
+} as const;
+
+const hook = (ifindex: number, side: Side): libbpf.TcHook => ({ ifindex, attach_point: SIDES[side].point });
 
 /**
  * Puts the program on the interface, in the place of what a dead agent left there; twins of that are removed. Throws
  * SystemError.
  */
-export function attachClsact(program: Program, link: Interface, list: ListFilters, bpf: Bpf = libbpf): Attachment {
-  const [current, ...twins] = list(link.index).filter(isOurs);
-  for (const twin of twins) remove(bpf, link.index, twin);
-  const attachment = new ClsactFilter(bpf, link, list, program);
+export function attachClsact(
+  program: Program,
+  link: Interface,
+  list: ListFilters,
+  bpf: Bpf = libbpf,
+  side: Side = 'ingress',
+): Attachment {
+  const [current, ...twins] = list(link.index, side).filter(isOurs);
+  for (const twin of twins) remove(bpf, link.index, side, twin);
+  const attachment = new ClsactFilter(bpf, link, list, program, side);
   if (!current) {
-    const created = bpf.tcHookCreate(hook(link.index));
+    const created = bpf.tcHookCreate(hook(link.index, side));
     if (created !== -EEXIST) check(`clsact on ${link.name}`, created);
   }
   attachment.put(program, current);
@@ -34,14 +46,16 @@ export function attachClsact(program: Program, link: Interface, list: ListFilter
 
 /** True if a program of ours is on the interface that is not this one: a dead agent's. */
 export function hasPredecessor(program: Program, ifindex: number, list: ListFilters): boolean {
-  return list(ifindex).some((filter) => isOurs(filter) && filter.bpfId !== program.id);
+  return list(ifindex, 'ingress').some((filter) => isOurs(filter) && filter.bpfId !== program.id);
 }
 
 /** Removes every filter of ours from this host; the names of the interfaces that had one. Throws SystemError. */
 export function detachAll(host: Pick<Host, 'links' | 'filters'>): string[] {
   const had = host.links().filter(({ index }) => {
-    const ours = host.filters(index).filter(isOurs);
-    for (const filter of ours) remove(libbpf, index, filter);
+    const ours = (['ingress', 'egress'] as const).flatMap((side) =>
+      host.filters(index, side).flatMap((filter) => (isOurs(filter) ? [{ side, filter }] : [])),
+    );
+    for (const { side, filter } of ours) remove(libbpf, index, side, filter);
     return ours.length > 0;
   });
   return had.map(({ name }) => name);
@@ -51,9 +65,11 @@ class ClsactFilter implements Attachment {
   readonly #bpf: Bpf;
   readonly #link: Interface;
   readonly #list: ListFilters;
+  readonly #side: Side;
   #program: Program;
 
-  constructor(bpf: Bpf, link: Interface, list: ListFilters, program: Program) {
+  constructor(bpf: Bpf, link: Interface, list: ListFilters, program: Program, side: Side) {
+    this.#side = side;
     this.#bpf = bpf;
     this.#link = link;
     this.#list = list;
@@ -69,7 +85,7 @@ class ClsactFilter implements Attachment {
   }
 
   detach(): void {
-    for (const filter of this.#ours()) remove(this.#bpf, this.#link.index, filter);
+    for (const filter of this.#ours()) remove(this.#bpf, this.#link.index, this.#side, filter);
   }
 
   /** The filter has no descriptor of ours: it keeps itself, the program and its maps. */
@@ -84,22 +100,24 @@ class ClsactFilter implements Attachment {
       handle: current?.handle ?? 0,
       priority: current?.priority ?? 0,
     };
-    check(`attach to ${this.#link.name}`, this.#bpf.tcAttach(hook(this.#link.index), options));
+    check(`attach to ${this.#link.name}`, this.#bpf.tcAttach(hook(this.#link.index, this.#side), options));
     this.#program = program;
   }
 
   #ours(): readonly Filter[] {
-    return this.#list(this.#link.index).filter((filter) => isOurs(filter) && filter.bpfId === this.#program.id);
+    return this.#list(this.#link.index, this.#side).filter(
+      (filter) => isOurs(filter) && filter.bpfId === this.#program.id,
+    );
   }
 }
 
 /** By the name that libbpf gives a filter: the program's, and its tag. */
-export function isOurs(filter: Filter): boolean {
-  return filter.kind === 'bpf' && filter.bpfName?.startsWith(`${PROGRAM}:[`) === true;
+export function isOurs({ kind, bpfName = '' }: Filter): boolean {
+  return kind === 'bpf' && [PROGRAM, OUT_PROGRAM].includes(bpfName.replace(/:\[.*$/, ''));
 }
 
-function remove(bpf: Bpf, ifindex: number, { handle, priority }: Filter): void {
-  const result = bpf.tcDetach(hook(ifindex), handle, priority);
+function remove(bpf: Bpf, ifindex: number, side: Side, { handle, priority }: Filter): void {
+  const result = bpf.tcDetach(hook(ifindex, side), handle, priority);
   // Gone already: the filter, its qdisc or the whole interface.
   if (result === -ENOENT || result === -EINVAL || result === -ENODEV) return;
   check(`detach from interface ${ifindex}`, result);

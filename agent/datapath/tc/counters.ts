@@ -10,7 +10,7 @@ export interface Totals {
   readonly forwarded: number;
   readonly bytesReceived: number;
   readonly bytesForwarded: number;
-  readonly toStack: ReadonlyMap<string, number>;
+  readonly toSafetyNet: ReadonlyMap<string, number>;
   readonly dropped: ReadonlyMap<string, number>;
 }
 
@@ -31,7 +31,7 @@ export function readTotals(stats: BpfMap, row: number, cpus: number): Totals {
     forwarded: sum(LAYOUT.stats.pkts_forwarded),
     bytesReceived: sum(LAYOUT.stats.bytes_received),
     bytesForwarded: sum(LAYOUT.stats.bytes_forwarded),
-    toStack: by('STACK'),
+    toSafetyNet: by('HANDED'),
     dropped: by('DROPPED'),
   };
 }

@@ -3,9 +3,10 @@
  * before the binds that lead to them, binds before the ports that open them, all of it before an attachment; and
  * removals the other way round. So no datagram meets a listener that is half there.
  */
-import { now as clockNow } from '../../clock.ts';
+import { now as clockNow, setTimer } from '../../clock.ts';
 import * as libbpf from '../../ffi/libbpf.ts';
 import type { Log } from '../../log.ts';
+import { LogLimiter } from '../../log-limit.ts';
 import { familiesOf } from '../../model.ts';
 import type { Blueprint, Datapath, Interface, ListenerBlueprint, ListenerCounters, Problem } from '../datapath.ts';
 import { type Attachment, attachFailure } from './attachment.ts';
@@ -16,6 +17,7 @@ import { KernelListener } from './listener.ts';
 import { bindKeys, wantedAddresses, wantedBinds, wantedPorts } from './matching.ts';
 import { FlagsMirror, MapMirror } from './mirror.ts';
 import { type BpfObject, loadObject } from './object.ts';
+import { KernelSafetyNet, type SafetyNetDependencies, type SafetyNetSource } from './safety-net.ts';
 import { lessenedMaps } from './sizes.ts';
 
 /** How long a dead agent's program may go on for the sake of listeners whose downstreams are not known yet. */
@@ -27,10 +29,15 @@ export interface TcDependencies {
   readonly filters: ListFilters;
   /** Ways towards downstreams, needed only where the FIB refuses because forwarding is off; asked for once a pass. */
   readonly egressLookup: (interfaces: readonly Interface[]) => EgressLookup;
+  /** Ways to addresses, for what the program cannot send itself. */
+  readonly ways: SafetyNetDependencies['ways'];
   readonly bpf?: Bpf;
+  readonly openSafetyNet?: (source: SafetyNetSource, dependencies: SafetyNetDependencies) => SafetyNet;
   /** Milliseconds that only grow. */
   readonly now?: () => number;
 }
+
+type SafetyNet = Pick<KernelSafetyNet, 'refresh' | 'remove' | 'release'>;
 
 /** Loads the program; attaches nothing yet. An error says in one line why there is no kernel path here. */
 export function openTcDatapath(dependencies: TcDependencies): Datapath {
@@ -55,6 +62,8 @@ class TcDatapath implements Datapath {
   /** By index of the interface. */
   readonly #attachments = new Map<number, Attachment>();
   readonly #handoverUntil: number;
+  readonly #alerts: LogLimiter;
+  readonly #safetyNet: SafetyNet;
 
   constructor(dependencies: TcDependencies, object: BpfObject) {
     const { bpf = libbpf, now = clockNow } = dependencies;
@@ -66,6 +75,13 @@ class TcDatapath implements Datapath {
     this.#binds = new MapMirror(object.binds);
     this.#ports = new FlagsMirror(object.ports);
     this.#handoverUntil = now() + HANDOVER_MS;
+    const { log, filters, ways } = dependencies;
+    const { openSafetyNet = (...args) => new KernelSafetyNet(...args) } = dependencies;
+    this.#alerts = new LogLimiter({ log, now, timer: setTimer });
+    this.#safetyNet = openSafetyNet(
+      { ring: object.safetyNet, bytes: object.sizes.SAFETY_NET, outProgram: object.outProgram },
+      { bpf, filters, ways, now, alerts: this.#alerts, listener: (row) => this.#inRow(row) },
+    );
   }
 
   apply(blueprint: Blueprint): readonly Problem[] {
@@ -83,15 +99,18 @@ class TcDatapath implements Datapath {
 
   remove(): void {
     for (const [index, attachment] of this.#attachments) this.#detach(index, attachment);
+    this.#safetyNet.remove();
     this.#close();
   }
 
   release(): void {
     for (const attachment of this.#attachments.values()) attachment.release();
+    this.#safetyNet.release();
     this.#close();
   }
 
   #close(): void {
+    this.#alerts.close();
     for (const one of this.#listeners.values()) one.release();
     this.#object.close();
   }
@@ -115,6 +134,7 @@ class TcDatapath implements Datapath {
     const bound = ready.filter((one) => this.#isBound(one));
     const ports = this.#ports.diff(wantedPorts(bound));
     attempt('ports', ports.add);
+    if (bound.length > 0) this.#safetyNet.refresh();
     this.#applyAttachments(blueprint.listeners, bound, problems);
     attempt('ports', ports.remove);
     attempt('BINDS', binds.remove);
@@ -167,6 +187,10 @@ class TcDatapath implements Datapath {
       one.remove();
       this.#listeners.delete(name);
     }
+  }
+
+  #inRow(row: number): KernelListener | undefined {
+    return [...this.#listeners.values()].find((one) => one.row === row);
   }
 
   #isBound(one: ListenerBlueprint): boolean {

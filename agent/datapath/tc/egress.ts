@@ -3,10 +3,11 @@
  * interface. So for such nodes, and only for them, the agent asks the routing table itself.
  */
 import { readFileSync } from 'node:fs';
-import type { Family, SocketAddress } from '../../address.ts';
+import type { Family, IpAddress, SocketAddress } from '../../address.ts';
 import type { Host } from '../../netlink/host.ts';
 import type { Interface } from '../datapath.ts';
 import type { Egress } from './abi.ts';
+import type { Way } from './handed/handed-packets.ts';
 
 export interface EgressLookup {
   /** Whether the family's downstreams need a way out of their own, since the FIB will not name one. */
@@ -28,6 +29,16 @@ export function egressLookup(host: Host, interfaces: readonly Interface[]): Egre
     return route && mtu !== undefined ? { ifindex: route.ifindex, mtu: Math.min(mtu, route.mtu ?? mtu) } : undefined;
   };
   return { needed, find };
+}
+
+/** Finds the way to an address and the bytes that fit there; undefined where there is none. The links are read once. */
+export function wayLookup(host: Pick<Host, 'route' | 'links'>): (address: IpAddress) => Way | undefined {
+  const mtus = once(() => new Map(host.links().map(({ index, mtu }) => [index, mtu])));
+  return (address) => {
+    const route = host.route(address);
+    const mtu = route && mtus(undefined).get(route.ifindex);
+    return route && mtu !== undefined ? { ...route, mtu: Math.min(mtu, route.mtu ?? mtu) } : undefined;
+  };
 }
 
 /** net.ipv4.conf.NAME.forwarding; true where it cannot be read, since the FIB decides in the end. */

@@ -1,5 +1,5 @@
 /** What one listener has in the kernel, from its first blueprint to its last: a row of STATS and its slot tables. */
-import type { Family, SocketAddress } from '../../address.ts';
+import { type Family, formatAddress, type SocketAddress } from '../../address.ts';
 import { familiesOf, type Listener, type SlotTable } from '../../model.ts';
 import type { ListenerCounters } from '../datapath.ts';
 import { RetiredCounts } from '../retired-counts.ts';
@@ -7,10 +7,12 @@ import { encodeU32, type NextHop, tableIndex } from './abi.ts';
 import type { Bpf } from './bpf.ts';
 import { openRow, readTotals } from './counters.ts';
 import type { EgressLookup } from './egress.ts';
+import type { HandedListener } from './handed/handed-packets.ts';
+import { HandedTally } from './handed/tally.ts';
 import type { BpfObject } from './object.ts';
 import { KernelTable } from './table.ts';
 
-export class KernelListener {
+export class KernelListener implements HandedListener {
   /** Its key in STATS, and what its tables' places follow from. */
   readonly row: number;
   /** As the last blueprint has it. */
@@ -19,6 +21,8 @@ export class KernelListener {
   readonly #maps: Pick<BpfObject, 'stats' | 'tables'>;
   readonly #tables = new Map<Family, KernelTable>();
   readonly #retired = new RetiredCounts();
+  readonly #handed = new HandedTally();
+  #turn = 0;
 
   /** Starts at zero, whoever had the row before. Throws SystemError. */
   constructor(maps: Pick<BpfObject, 'stats' | 'tables'>, row: number, listener: Listener, bpf: Bpf) {
@@ -84,10 +88,35 @@ export class KernelListener {
   }
 
   counters(): Omit<ListenerCounters, 'mode'> {
-    const totals = readTotals(this.#maps.stats, this.row, this.#bpf.possibleCpus());
+    const totals = this.#handed.addTo(readTotals(this.#maps.stats, this.row, this.#bpf.possibleCpus()));
     // No downstream is in the tables of both families.
     const live = new Map([...this.#tables.values()].flatMap((table) => [...table.counters()]));
-    return { listener: this.listener, ...totals, downstreams: this.#retired.addTo(live) };
+    return { listener: this.listener, ...totals, downstreams: this.#handed.addDownstreams(this.#retired.addTo(live)) };
+  }
+
+  get reportsMtu(): boolean {
+    return this.listener.pmtu === 'report';
+  }
+
+  has(downstream: SocketAddress): boolean {
+    return this.#tables.get(downstream.family)?.has(formatAddress(downstream)) ?? false;
+  }
+
+  downstreamFor(meant: SocketAddress, sender: string): SocketAddress | undefined {
+    if (this.has(meant) && meant.ip !== sender) return meant;
+    return this.#tables.get(meant.family)?.another(this.#turn++, sender);
+  }
+
+  forwarded(downstream: string, datagrams: number, bytes: number): void {
+    this.#handed.forwarded(downstream, datagrams, bytes);
+  }
+
+  dropped(reason: string): void {
+    this.#handed.dropped(reason);
+  }
+
+  lost(reason: string): void {
+    this.#handed.lost(reason);
   }
 
   #place(family: Family): Uint8Array {

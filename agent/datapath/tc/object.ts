@@ -16,6 +16,8 @@ const { EPERM, ENOENT } = constants.errno;
 const LIBBPF_ERRNO = 4000;
 
 export const PROGRAM = 'udp_fanout';
+/** On the way out of `lo`. */
+export const OUT_PROGRAM = 'udp_fanout_out';
 
 /** Key and value sizes that the agent's encoders assume. */
 const LAYOUTS: Readonly<Record<string, readonly [key: number, value: number]>> = {
@@ -24,17 +26,21 @@ const LAYOUTS: Readonly<Record<string, readonly [key: number, value: number]>> =
   TABLES: [4, 4],
   STATS: [4, LAYOUT.stats.size],
   FRAGMENTS: [LAYOUT.fragment_key.size, LAYOUT.fragment.size],
+  SAFETY_NET: [0, 0],
   '.bss': [4, 65536],
 };
 
 export interface BpfObject {
   readonly file: ObjectFile;
   readonly program: Program;
+  readonly outProgram: Program;
   readonly addresses: BpfMap;
   readonly binds: BpfMap;
   readonly tables: BpfMap;
   readonly stats: BpfMap;
   readonly ports: BpfMap;
+  /** Descriptor of the ring buffer. */
+  readonly safetyNet: number;
   /** What the maps have room for. */
   readonly sizes: Sizes;
   /** They are smaller than wanted, since memory is limited. */
@@ -116,20 +122,25 @@ function load(path: string, object: libbpf.Pointer, sizes: Sizes, bpf: Bpf, arou
   const file = { path, compiler: sectionText(path, '.comment') };
   const result = bpf.objectLoad(object);
   if (result < 0) throw loadFailure(file, -result, sizes, bpf, around);
-  const fd = bpf.programFd(object, PROGRAM);
-  if (fd === undefined) throw new Error(`BPF object "${path}" has no program ${PROGRAM}`);
+  const program = (name: string) => {
+    const fd = bpf.programFd(object, name);
+    if (fd === undefined) throw new Error(`BPF object "${path}" has no program ${name}`);
+    return { fd, id: bpf.programId(fd) };
+  };
   const live = (name: string) => {
     const map = find(name);
     return new BpfMap({ ...map, name, fd: bpf.mapFd(map), entries: sizes[name as keyof Sizes] }, bpf);
   };
   return {
     file,
-    program: { fd, id: bpf.programId(fd) },
+    program: program(PROGRAM),
+    outProgram: program(OUT_PROGRAM),
     addresses: live('ADDRESSES'),
     binds: live('BINDS'),
     tables: live('TABLES'),
     stats: live('STATS'),
     ports: live('.bss'),
+    safetyNet: bpf.mapFd(find('SAFETY_NET')),
     sizes,
     lessened: sizes !== SIZES[0],
     close: () => bpf.objectClose(object),

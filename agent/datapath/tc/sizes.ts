@@ -7,6 +7,8 @@ export interface Sizes {
   readonly BINDS: number;
   readonly ADDRESSES: number;
   readonly FRAGMENTS: number;
+  /** In bytes. */
+  readonly SAFETY_NET: number;
 }
 
 /**
@@ -19,10 +21,11 @@ export const SIZES: readonly Sizes[] = [
     BINDS: CONSTANTS.MAX_BINDS,
     ADDRESSES: CONSTANTS.MAX_ADDRESSES,
     FRAGMENTS: CONSTANTS.MAX_FRAGMENTED,
+    SAFETY_NET: CONSTANTS.SAFETY_NET_BYTES,
   },
-  { STATS: 256, BINDS: 2048, ADDRESSES: 16384, FRAGMENTS: 4096 },
-  { STATS: 64, BINDS: 512, ADDRESSES: 4096, FRAGMENTS: 1024 },
-  { STATS: 16, BINDS: 128, ADDRESSES: 4096, FRAGMENTS: 1024 },
+  { STATS: 256, BINDS: 2048, ADDRESSES: 16384, FRAGMENTS: 4096, SAFETY_NET: 1 << 19 },
+  { STATS: 64, BINDS: 512, ADDRESSES: 4096, FRAGMENTS: 1024, SAFETY_NET: 1 << 17 },
+  { STATS: 16, BINDS: 128, ADDRESSES: 4096, FRAGMENTS: 512, SAFETY_NET: 1 << 17 },
 ];
 /** Cells of slot tables that there must be memory for beside the maps: a dozen tables of a hundred downstreams. */
 export const ROOM_FOR_TABLES = 8192;
@@ -52,7 +55,7 @@ export function firstThatFits<T>(
  * Bytes that kernels before 5.11 charge for maps of these sizes and the program: a hash is charged whole, preallocated or
  * not (struct htab_elem and struct bucket of kernel/bpf/hashtab.c, on 64 bits).
  */
-export function chargedBytes({ STATS, BINDS, ADDRESSES, FRAGMENTS }: Sizes, cpus: number): number {
+export function chargedBytes({ STATS, BINDS, ADDRESSES, FRAGMENTS, SAFETY_NET }: Sizes, cpus: number): number {
   const hash = (entries: number, key: number, value: number) =>
     pages(entries * (48 + words(key) + words(value)) + 16 * 2 ** Math.ceil(Math.log2(entries)));
   const { address_key, bind_key, bind, fragment_key, fragment, stats } = LAYOUT;
@@ -64,6 +67,8 @@ export function chargedBytes({ STATS, BINDS, ADDRESSES, FRAGMENTS }: Sizes, cpus
     hash(FRAGMENTS, fragment_key.size, fragment.size) +
     hash(STATS, 4, 8 + cpus * stats.size) +
     pages(CONSTANTS.MAX_TABLES * 8) +
+    SAFETY_NET +
+    4 * PAGE +
     ports +
     rodata +
     BESIDE

@@ -1,6 +1,6 @@
 /** A slot table in the kernel: one array map of cells (union cell in bpf/udp_fanout.h), written once, then only read. */
 import { constants } from 'node:os';
-import { formatAddress } from '../../address.ts';
+import { formatAddress, type SocketAddress } from '../../address.ts';
 import { check } from '../../ffi/errno.ts';
 import { mapRefusal } from '../../kernel/refusal.ts';
 import { CONSTANTS, encodeTable, encodeU32, LAYOUT, type Lineage, type Slot, tableCells } from './abi.ts';
@@ -26,6 +26,7 @@ export class KernelTable {
   readonly #slots: readonly Slot[];
   /** The downstream of each slot, as formatAddress writes it. */
   readonly #downstreams: readonly string[];
+  readonly #present: ReadonlySet<string>;
   readonly #lineage: Lineage;
   readonly #cpuIds: number;
   readonly #bytes: Uint8Array;
@@ -35,7 +36,8 @@ export class KernelTable {
     this.#bpf = bpf;
     this.#slots = slots;
     this.#downstreams = slots.map(({ address }) => formatAddress(address));
-    this.#lineage = lineage(new Set(this.#downstreams), old && { ...old.#lineage, downstreams: old.#downstreams });
+    this.#present = new Set(this.#downstreams);
+    this.#lineage = lineage(this.#present, old && { ...old.#lineage, downstreams: old.#downstreams });
     this.#cpuIds = bpf.cpuIds();
     this.#bytes = encodeTable(slots, this.#lineage, this.#cpuIds);
     const fd = bpf.innerArrayCreate('slot_table', CELL, this.#cells().cells);
@@ -54,7 +56,13 @@ export class KernelTable {
   }
 
   has(downstream: string): boolean {
-    return this.#downstreams.includes(downstream);
+    return this.#present.has(downstream);
+  }
+
+  /** A downstream that does not have this address, another one at each turn. */
+  another(turn: number, not: string): SocketAddress | undefined {
+    const others = this.#slots.filter(({ address }) => address.ip !== not);
+    return others[turn % others.length]?.address;
   }
 
   /** Datagrams forwarded through this table, by downstream; every downstream is there, if only with 0. */

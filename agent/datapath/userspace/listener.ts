@@ -87,7 +87,7 @@ export class UserspaceListener {
       forwarded: totals.forwarded,
       bytesReceived: totals.bytesReceived,
       bytesForwarded: totals.bytesForwarded,
-      toStack: new Map(),
+      toSafetyNet: new Map(),
       dropped,
       downstreams: this.#snapshot ? this.#retired.addTo(countsOf(this.#snapshot)) : new Map(),
       workerDeaths: this.#deaths + (this.#group?.deaths ?? 0),

@@ -1,5 +1,5 @@
 /** Downstreams on this host that a listener's socket would get in the way of, or that are the listener itself. */
-import { type IpAddress, isWildcard, type SocketAddress } from '../../address.ts';
+import { type IpAddress, isLoopback, isWildcard, type SocketAddress } from '../../address.ts';
 import type { SlotTable } from '../../model.ts';
 
 export type IsHost = (ip: string) => boolean;
@@ -7,7 +7,7 @@ export type IsHost = (ip: string) => boolean;
 /** Tells whether an address is this host's own. */
 export function isHostAddress(addresses: readonly IpAddress[]): IsHost {
   const own = new Set(addresses.map(({ ip }) => ip));
-  return (ip) => own.has(ip) || ip === '::1' || ip.startsWith('127.');
+  return (ip) => own.has(ip) || isLoopback(ip);
 }
 
 /** The table without downstreams that are the listener itself, which would get its own datagrams for ever; and these. */

@@ -31,3 +31,8 @@ const BY_ERRNO = new Map(
 export function reasonOf(errno: number): number {
   return BY_ERRNO.get(errno) ?? REASON.send_failed;
 }
+
+/** The name of the reason behind a failed send. */
+export function reasonNameOf(errno: number): Reason {
+  return REASONS[reasonOf(errno)]!.name;
+}

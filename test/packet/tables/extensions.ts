@@ -1,8 +1,9 @@
-/** IPv6 extension headers (RFC 8200, section 4): walked to find the port, then the stack's. */
+/** IPv6 extension headers (RFC 8200, section 4): walked to find the port, then the safety net's. */
 import { udp6 } from '../../../lab/frame.ts';
 import { type Ip6, ip6 } from '../../../lab/ip.ts';
 import { type ListenerName, portOf } from '../listeners.ts';
-import { datagram, IPV6, type Row, toListener, toStack, untouched } from '../rows.ts';
+import { NET } from '../node.ts';
+import { datagram, dropped, handed, IPV6, type Row, toListener, untouched } from '../rows.ts';
 
 type Extensions = NonNullable<Ip6['extensions']>;
 const NAME: ListenerName = 'translated';
@@ -11,7 +12,8 @@ const DESTINATION = { type: 'destination' } as const;
 const LIMIT = 6;
 
 const withChain = (extensions: Extensions) => datagram(udp6, { ...FIELDS, extensions });
-const options = (extensions: Extensions) => toStack(NAME, 'ip_options', withChain(extensions));
+const TO = { ip: IPV6.ip(NET.pods, 10), port: 514 };
+const options = (extensions: Extensions) => handed(NAME, 'ip_options', withChain(extensions), TO);
 const chain = (length: number) => new Array(length).fill(DESTINATION);
 
 /** ESP and AH: 50 and 51; Mobility, HIP, Shim6: 135, 139, 140; no next header: 59. */
@@ -47,10 +49,11 @@ export const EXTENSIONS: readonly Row[] = [
   {
     name: 'a fragment header counts as one of the chain',
     steps: [
-      toStack(
+      handed(
         NAME,
         'ip_options',
         datagram(udp6, { ...FIELDS, extensions: chain(LIMIT - 1), fragment: { id: 1, offset: 0, more: false } }),
+        TO,
       ),
       untouched(
         datagram(udp6, { ...FIELDS, extensions: chain(LIMIT), fragment: { id: 1, offset: 0, more: false } }).frame,
@@ -67,20 +70,20 @@ export const EXTENSIONS: readonly Row[] = [
   {
     name: 'that reach beyond what the payload length says, but not beyond the frame',
     steps: [0, 7, 8, 15].map((payloadLen) =>
-      toStack(NAME, 'malformed', datagram(udp6, { ...FIELDS, extensions: [DESTINATION], payloadLen })),
+      dropped(NAME, 'malformed', datagram(udp6, { ...FIELDS, extensions: [DESTINATION], payloadLen })),
     ),
   },
   {
     name: 'in a packet that the frame does not hold',
     steps: [1500, 65535].map((payloadLen) =>
-      toStack(NAME, 'malformed', datagram(udp6, { ...FIELDS, extensions: [DESTINATION], payloadLen })),
+      dropped(NAME, 'malformed', datagram(udp6, { ...FIELDS, extensions: [DESTINATION], payloadLen })),
     ),
   },
   {
     name: 'without a TTL or a downstream',
     steps: [
-      toStack(NAME, 'ip_options', datagram(udp6, { ...FIELDS, ttl: 0, extensions: [DESTINATION] })),
-      toStack('none', 'ip_options', datagram(udp6, { ...FIELDS, dport: portOf('none'), extensions: [DESTINATION] })),
+      handed(NAME, 'ip_options', datagram(udp6, { ...FIELDS, ttl: 0, extensions: [DESTINATION] }), TO),
+      dropped('none', 'no_downstream', datagram(udp6, { ...FIELDS, dport: portOf('none'), extensions: [DESTINATION] })),
     ],
   },
   ...OTHERS.map((next) => ({

@@ -1,20 +1,23 @@
-/** Fragments: all parts of a datagram go one way, the kernel's or the stack's. */
+/** Fragments: all parts of a datagram go one way, the kernel's or the safety net's. */
 import { type Udp, udp4, udp6 } from '../../../lab/frame.ts';
 import type { Ip } from '../../../lab/ip.ts';
+import { ACTION } from '../../../lab/test-run.ts';
 import { type ListenerName, VIP, vipOf } from '../listeners.ts';
 import { NET } from '../node.ts';
 import {
   type Datagram,
   datagram,
   dropped,
+  early,
   followed,
   forwarded,
+  handed,
+  handedAfter,
   IPV4,
   IPV6,
   type Row,
   type Side,
   toListener,
-  toStack,
   twins,
   untouched,
 } from '../rows.ts';
@@ -64,10 +67,7 @@ const families = twins((side) => {
     },
     {
       name: 'the same identification to another address is another datagram',
-      steps: [
-        forwarded(NAME, first(side, 1), to(side, 10)),
-        untouched(later(side, 1, { dst: side.ip(NET.pods, 1) }).frame),
-      ],
+      steps: [forwarded(NAME, first(side, 1), to(side, 10)), early(later(side, 1, { dst: side.ip(NET.pods, 1) }))],
     },
     {
       name: 'at the smallest, the largest and any other offset',
@@ -80,20 +80,21 @@ const families = twins((side) => {
     },
     {
       name: 'the same identification on another interface is another datagram',
-      steps: [forwarded(NAME, first(side, 1), to(side, 10)), untouched(later(side, 1).frame, { on: 'eth1' })],
+      steps: [forwarded(NAME, first(side, 1), to(side, 10)), early(later(side, 1), { on: 'eth1' })],
     },
     {
-      name: 'a later one before the first: all of it is the stack’s',
+      name: 'a later one before the first: all of it is the safety net’s',
       steps: [
-        untouched(later(side, 1).frame),
-        toStack(NAME, 'fragment', first(side, 1)),
-        untouched(middle(side, 1).frame),
-        untouched(later(side, 1).frame),
+        early(later(side, 1)),
+        early(middle(side, 1)),
+        handed(NAME, 'fragment', first(side, 1), to(side, 10)),
+        handedAfter(NAME, 'fragment', middle(side, 1), to(side, 10)),
+        handedAfter(NAME, 'fragment', later(side, 1), to(side, 10)),
       ],
     },
     {
-      name: 'a later one of another sender does not send the first to the stack',
-      steps: [untouched(later(side, 1, another).frame), forwarded(NAME, first(side, 1), to(side, 10))],
+      name: 'a later one of another sender does not make the first the safety net’s',
+      steps: [early(later(side, 1, another)), forwarded(NAME, first(side, 1), to(side, 10))],
     },
     {
       name: 'the identification used again by the same sender: the new datagram’s way holds',
@@ -102,6 +103,16 @@ const families = twins((side) => {
         followed(NAME, later(side, 1), to(side, 10)),
         forwarded(NAME, first(side, 1), to(side, 11)),
         followed(NAME, later(side, 1), to(side, 11)),
+      ],
+    },
+    {
+      name: 'of a VIP, which is on no interface: what comes before the first is not left to routing',
+      steps: [
+        { ...early(later(side, 1, { dst: VIP[side.family] })), action: ACTION.SHOT },
+        handed(vipOf(side.family), 'fragment', first(side, 1, { dst: VIP[side.family] }, vipOf(side.family)), {
+          ip: side.ip(NET.pods, 11),
+          port: 9001,
+        }),
       ],
     },
     {
@@ -121,24 +132,27 @@ const families = twins((side) => {
       name: 'of others: another port, another address, transit, whatever comes first',
       steps: [{ dport: 1 }, { dst: side.ip(NET.clients, 77) }, { dst: side.ip(NET.pods, 10) }].flatMap((fields) => [
         untouched(first(side, 1, fields).frame),
-        untouched(later(side, 1, fields).frame),
+        'dst' in fields ? untouched(later(side, 1, fields).frame) : early(later(side, 1)),
         untouched(first(side, 1, fields).frame),
       ]),
     },
     {
-      name: 'a first one that meets no downstream, and the later ones that the stack will throw away',
-      steps: [dropped('none', 'no_downstream', first(side, 1, {}, 'none')), untouched(later(side, 1).frame)],
+      name: 'a first one that meets no downstream, and the later ones that nobody puts together',
+      steps: [dropped('none', 'no_downstream', first(side, 1, {}, 'none')), early(later(side, 1))],
     },
     {
-      name: 'in broadcast frames are the stack’s',
+      name: 'in broadcast frames are the safety net’s',
       steps: [
-        toStack(NAME, 'not_unicast', first(side, 1, { dmac: 'ff:ff:ff:ff:ff:ff' })),
-        untouched(later(side, 1, { dmac: 'ff:ff:ff:ff:ff:ff' }).frame),
+        handed(NAME, 'not_unicast', first(side, 1, { dmac: 'ff:ff:ff:ff:ff:ff' }), to(side, 10)),
+        handedAfter(NAME, 'not_unicast', later(side, 1, { dmac: 'ff:ff:ff:ff:ff:ff' }), to(side, 10)),
       ],
     },
     {
-      name: 'later ones whose TTL has run out follow as far as the stack',
-      steps: [forwarded(NAME, first(side, 1), to(side, 10)), readdressedOnly(later(side, 1, { ttl: 1 }), to(side, 10))],
+      name: 'later ones whose TTL has run out are handed over for where the first went',
+      steps: [
+        forwarded(NAME, first(side, 1), to(side, 10)),
+        handedAfter(NAME, 'ttl_exceeded', later(side, 1, { ttl: 1 }), to(side, 10)),
+      ],
     },
     {
       name: 'towards a blackhole all are dropped, the first is counted',
@@ -175,16 +189,6 @@ const families = twins((side) => {
   ];
 });
 
-/** A fragment that follows to where it is readdressed and left to the stack. */
-function readdressedOnly(from: Datagram, target: { ip: string; port: number }) {
-  return {
-    ...followed(NAME, from, target),
-    action: -1,
-    out: from.readdressed(target, 0),
-    moved: { [NAME]: { bytes_received: from.bytes } },
-  };
-}
-
 /** A fragment that follows into nothing. */
 function swallowed(name: ListenerName, from: Datagram) {
   return { ...dropped(name, 'fib_blackhole', from), moved: { [name]: { bytes_received: from.bytes } } };
@@ -198,12 +202,15 @@ const last = { fragment: { id: 1, offset: 32, more: false } };
 export const FRAGMENTS: readonly Row[] = [
   ...families,
   {
-    name: 'IPv4: a first one with options is the stack’s, and so are its later ones, which have none',
-    steps: [toStack(NAME, 'ip_options', ip4({ ihlWords: 6 })), untouched(later(IPV4, 1).frame)],
+    name: 'IPv4: a first one with options is the safety net’s, and so are its later ones, which have none',
+    steps: [
+      handed(NAME, 'ip_options', ip4({ ihlWords: 6 }), to(IPV4, 10)),
+      handedAfter(NAME, 'fragment', later(IPV4, 1), to(IPV4, 10)),
+    ],
   },
   {
     name: 'IPv4: a first one without room for a UDP header',
-    steps: [20, 27].map((totLen) => toStack(NAME, 'malformed', ip4({ totLen }))),
+    steps: [20, 27].map((totLen) => dropped(NAME, 'malformed', ip4({ totLen }))),
   },
   {
     name: 'IPv4: a later one whose total length lies',
@@ -218,11 +225,11 @@ export const FRAGMENTS: readonly Row[] = [
   },
   {
     name: 'IPv6: an atomic one whose payload length has no room for UDP',
-    steps: [0, 1, 7, 8, 15].map((payloadLen) => toStack(NAME, 'malformed', ip6({ ...atomic, payloadLen }))),
+    steps: [0, 1, 7, 8, 15].map((payloadLen) => dropped(NAME, 'malformed', ip6({ ...atomic, payloadLen }))),
   },
   {
     name: 'IPv6: a first one whose payload length has no room for UDP',
-    steps: [0, 7, 8, 15].map((payloadLen) => toStack(NAME, 'malformed', ip6({ payloadLen }))),
+    steps: [0, 7, 8, 15].map((payloadLen) => dropped(NAME, 'malformed', ip6({ payloadLen }))),
   },
   {
     name: 'IPv6: a later one whose payload length has no room for its fragment header, or lies',
@@ -240,10 +247,10 @@ export const FRAGMENTS: readonly Row[] = [
     ],
   },
   {
-    name: 'IPv6: extension headers before the fragment header are the stack’s in every part',
+    name: 'IPv6: extension headers before the fragment header are the safety net’s in every part',
     steps: [
-      toStack(NAME, 'ip_options', ip6({ extensions: [{ type: 'hop-by-hop' }] })),
-      untouched(ip6({ ...last, extensions: [{ type: 'hop-by-hop' }] }).frame),
+      handed(NAME, 'ip_options', ip6({ extensions: [{ type: 'hop-by-hop' }] }), to(IPV6, 10)),
+      handedAfter(NAME, 'ip_options', ip6({ ...last, extensions: [{ type: 'hop-by-hop' }] }), to(IPV6, 10)),
     ],
   },
 ];

@@ -5,21 +5,22 @@ import { NET } from '../node.ts';
 import {
   type Datagram,
   datagram,
+  dropped,
   forwarded,
+  handed,
   IPV4,
   IPV6,
   type Row,
   type Side,
   type Step,
   toListener,
-  toStack,
   twins,
   untouched,
 } from '../rows.ts';
 
 const NAME: ListenerName = 'translated';
 const to = (side: Side) => ({ ip: side.ip(NET.pods, 10), port: 514 });
-const malformed = (from: Datagram): Step => toStack(NAME, 'malformed', from);
+const malformed = (from: Datagram): Step => dropped(NAME, 'malformed', from);
 /** Where the UDP header begins and ends. */
 const headerEnd = (side: Side) => (side.family === 4 ? 42 : 62);
 const headerStart = (side: Side) => headerEnd(side) - 8;
@@ -40,7 +41,7 @@ const families = twins((side) => {
       steps: lengths(headerStart(side), headerEnd(side)).map((length) => untouched(cut(length).frame)),
     },
     {
-      name: 'a frame that ends before its IP header says is the stack’s',
+      name: 'a frame that ends before its IP header says',
       steps: lengths(headerEnd(side), whole.frame.length).map((length) => malformed(cut(length))),
     },
     { name: 'a UDP length shorter than its header', steps: lengths(0, 8).map((length) => malformed(udpLen(length))) },
@@ -61,10 +62,8 @@ const families = twins((side) => {
       steps: [forwarded(NAME, toListener(side, NAME, { payload: Buffer.alloc(0) }), to(side))],
     },
     {
-      name: 'a lie in a broadcast frame is told as broadcast',
-      steps: [
-        toStack(NAME, 'not_unicast', { ...toListener(side, NAME, { udpLen: 7, dmac: 'ff:ff:ff:ff:ff:ff' }), bytes: 0 }),
-      ],
+      name: 'a lie in a broadcast frame is told as a lie',
+      steps: [malformed({ ...toListener(side, NAME, { udpLen: 7, dmac: 'ff:ff:ff:ff:ff:ff' }), bytes: 0 })],
     },
     {
       name: 'a lie to a port that is not ours',
@@ -89,13 +88,22 @@ const ip4: Row[] = [
   { name: 'a total length shorter than the UDP length', steps: [28, 45].map((length) => malformed(total(length))) },
   { name: 'a total length that ends before the padding', steps: [forwarded(NAME, total(46, 14), to(IPV4))] },
   {
-    name: 'options, of any length, are the stack’s, also without TTL or downstream',
+    name: 'options, of any length, are the safety net’s, also without TTL',
     steps: [6, 7, 10, 15]
-      .map((words) => toStack(NAME, 'ip_options', optioned(words)))
+      .map((words) => handed(NAME, 'ip_options', optioned(words), to(IPV4)))
       .concat(
-        toStack(NAME, 'ip_options', datagram(udp4, { ...fields4, ihlWords: 6, ttl: 0 })),
-        toStack('none', 'ip_options', datagram(udp4, { ...fields4, ihlWords: 6, dport: portOf('none') })),
+        handed(NAME, 'ip_options', datagram(udp4, { ...fields4, ihlWords: 6, ttl: 0 }), to(IPV4)),
+        dropped('none', 'no_downstream', datagram(udp4, { ...fields4, ihlWords: 6, dport: portOf('none') })),
       ),
+  },
+  {
+    name: 'a header checksum that is wrong',
+    steps: [1, 0x80].map((bits) => {
+      const frame = Buffer.from(total(46).frame);
+      frame[24]! ^= bits;
+      const step = dropped(NAME, 'ip_checksum', { ...total(46), frame });
+      return { ...step, moved: { [NAME]: { ...step.moved[NAME], bytes_received: 18 } } };
+    }),
   },
   {
     name: 'options to a port that is not ours',

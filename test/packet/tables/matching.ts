@@ -3,7 +3,7 @@ import { arp, tcp4, tcp6, udp4, udp6 } from '../../../lab/frame.ts';
 import { ETHER, ethernet, ip4, ip6, PROTOCOL } from '../../../lab/ip.ts';
 import { ownOf, portOf, SECOND_VIP, secondOf, VIP, vipOf } from '../listeners.ts';
 import { NET } from '../node.ts';
-import { datagram, forwarded, type Row, type Side, toListener, toStack, twins, untouched } from '../rows.ts';
+import { datagram, forwarded, handed, type Row, type Side, toListener, twins, untouched } from '../rows.ts';
 
 /** Sources that may not be forwarded, and their neighbours that may (RFC 1812, 5.3.7; RFC 4291, 2.5). */
 const SOURCES = {
@@ -91,7 +91,9 @@ const addresses = twins((side) => {
     },
     {
       name: 'a source address that may not be forwarded: the receiver would drop it without a word',
-      steps: SOURCES[family].martian.map((src) => toStack('wild', 'martian_source', toListener(side, 'wild', { src }))),
+      steps: SOURCES[family].martian.map((src) =>
+        handed('wild', 'martian_source', toListener(side, 'wild', { src }), pod(10, 9000)),
+      ),
     },
     {
       name: 'the source addresses next to those',
@@ -102,9 +104,9 @@ const addresses = twins((side) => {
       steps: [untouched(toListener(side, 'wild', { dmac: STRANGER }).frame)],
     },
     {
-      name: 'broadcast and multicast frames are the stack’s, if they are a listener’s at all',
+      name: 'broadcast and multicast frames are the safety net’s, if they are a listener’s at all',
       steps: [BROADCAST, multicast(side)].flatMap((dmac) => [
-        toStack('wild', 'not_unicast', toListener(side, 'wild', { dmac })),
+        handed('wild', 'not_unicast', toListener(side, 'wild', { dmac }), pod(10, 9000)),
         untouched(toListener(side, 'wild', { dmac, dport: 8999 }).frame),
       ]),
     },

@@ -6,7 +6,7 @@ import type { Udp } from '../../../lab/frame.ts';
 import type { Ip } from '../../../lab/ip.ts';
 import { type ListenerName, portOf } from '../listeners.ts';
 import { MTU, NET } from '../node.ts';
-import { dropped, forwarded, forwardedLocal, type Row, type Side, toListener, toStack, twins } from '../rows.ts';
+import { dropped, forwarded, forwardedLocal, handed, type Row, type Side, toListener, twins } from '../rows.ts';
 
 /** Bytes of UDP payload in an IP packet of this size. */
 const payloadOf = (side: Side, packet: number) => Buffer.alloc(packet - (side.family === 4 ? 28 : 48), 0x33);
@@ -17,7 +17,7 @@ export const NEXT_HOPS: readonly Row[] = twins((side) => {
   const sent = (name: ListenerName, net: number, port: number, host = 10, fields: Partial<Ip & Udp> = {}) =>
     forwarded(name, toListener(side, name, fields), { ip: side.ip(net, host), port });
   const left = (name: ListenerName, verdict: string, net: number, port: number, fields: Partial<Ip & Udp> = {}) =>
-    toStack(name, verdict, toListener(side, name, fields), { ip: side.ip(net, 10), port });
+    handed(name, verdict, toListener(side, name, fields), { ip: side.ip(net, 10), port });
   const lost = (name: ListenerName, verdict: string) => dropped(name, verdict, toListener(side, name));
   const limits = [
     ['overlay', NET.overlay, 9033, 'the link'],
@@ -35,7 +35,7 @@ export const NEXT_HOPS: readonly Row[] = twins((side) => {
     { name: 'an unreachable route', steps: [lost('unreachable', 'fib_unreachable')] },
     { name: 'a prohibit route', steps: [lost('prohibit', 'fib_prohibit')] },
     ...limits.map(([name, net, port, whose]) => ({
-      name: `the MTU of ${whose}: as large as it allows, and one byte more, which the stack cuts or reports`,
+      name: `the MTU of ${whose}: as large as it allows, and one byte more, which the safety net cuts or reports`,
       steps: [
         sent(name, net, port, 10, { payload: payloadOf(side, MTU[net]!) }),
         left(name, 'mtu_exceeded', net, port, { payload: payloadOf(side, MTU[net]! + 1) }),
@@ -45,9 +45,31 @@ export const NEXT_HOPS: readonly Row[] = twins((side) => {
       name: 'the MTU of the link limits each datagram of a packet of several',
       steps: [
         forwarded('overlay', several, overlay(side), { gsoSize: payloadOf(side, 1400).length, gsoSegments: 2 }),
-        toStack('overlay', 'mtu_exceeded', several, overlay(side), {
+        handed('overlay', 'mtu_exceeded', several, overlay(side), {
           gsoSize: payloadOf(side, 1401).length,
           gsoSegments: 2,
+        }),
+      ],
+    },
+    {
+      name: 'a sender that is a downstream too: the next one gets it',
+      steps: [
+        forwarded('three', toListener(side, 'three', { src: side.ip(NET.pods, 10) }), {
+          ip: side.ip(NET.pods, 11),
+          port: 9011,
+        }),
+        forwarded('three', toListener(side, 'three', { src: side.ip(NET.pods, 10) }), {
+          ip: side.ip(NET.pods, 12),
+          port: 9011,
+        }),
+      ],
+    },
+    {
+      name: 'a sender that is the only downstream: the safety net finds a way',
+      steps: [
+        handed('wild', 'hairpin', toListener(side, 'wild', { src: side.ip(NET.pods, 10) }), {
+          ip: side.ip(NET.pods, 10),
+          port: 9000,
         }),
       ],
     },
@@ -75,19 +97,14 @@ export const FORWARDING_OFF: readonly Row[] = twins((side) => [
     name: 'the way out has an MTU all the same: beyond it the link would drop the datagram without a word',
     steps: [
       forwarded('overlay', toListener(side, 'overlay', { payload: payloadOf(side, 1400) }), overlay(side)),
-      toStack(
-        'overlay',
-        'mtu_exceeded',
-        toListener(side, 'overlay', { payload: payloadOf(side, 1401) }),
-        overlay(side),
-      ),
+      handed('overlay', 'mtu_exceeded', toListener(side, 'overlay', { payload: payloadOf(side, 1401) }), overlay(side)),
     ],
   },
   {
     name: 'there is no way out',
     steps: [
-      toStack('nowhere', 'forwarding_off', toListener(side, 'nowhere'), { ip: side.ip(NET.nowhere, 10), port: 9039 }),
-      toStack('blackhole', 'forwarding_off', toListener(side, 'blackhole'), {
+      handed('nowhere', 'forwarding_off', toListener(side, 'nowhere'), { ip: side.ip(NET.nowhere, 10), port: 9039 }),
+      handed('blackhole', 'forwarding_off', toListener(side, 'blackhole'), {
         ip: side.ip(NET.blackhole, 10),
         port: 9035,
       }),
@@ -100,7 +117,7 @@ export const FORWARDING_OFF: readonly Row[] = twins((side) => [
   {
     name: 'the TTL still runs out',
     steps: [
-      toStack('wild', 'ttl_exceeded', toListener(side, 'wild', { ttl: 1 }), { ip: side.ip(NET.pods, 10), port: 9000 }),
+      handed('wild', 'ttl_exceeded', toListener(side, 'wild', { ttl: 1 }), { ip: side.ip(NET.pods, 10), port: 9000 }),
     ],
   },
 ]);

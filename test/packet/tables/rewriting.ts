@@ -5,7 +5,7 @@
 import { type Udp, udp4 } from '../../../lab/frame.ts';
 import type { Ip } from '../../../lab/ip.ts';
 import { NET } from '../node.ts';
-import { datagram, forwarded, IPV4, type Row, type Side, toListener, toStack, twins } from '../rows.ts';
+import { datagram, forwarded, handed, IPV4, type Row, type Side, toListener, twins } from '../rows.ts';
 
 /** Where in a frame without options the UDP checksum lies. */
 const checksumAt = (side: Side) => (side.family === 4 ? 40 : 60);
@@ -20,7 +20,7 @@ const families = twins((side) => {
   const to = { ip: side.ip(NET.pods, 10), port: 514 };
   const samePort = { ip: side.ip(NET.pods, 10), port: 9000 };
   const sent = (fields: Partial<Ip & Udp>) => forwarded('translated', toListener(side, 'translated', fields), to);
-  const spent = (ttl: number) => toStack('translated', 'ttl_exceeded', toListener(side, 'translated', { ttl }), to);
+  const spent = (ttl: number) => handed('translated', 'ttl_exceeded', toListener(side, 'translated', { ttl }), to);
   const zero = { payload: payloadOfSumZero(side, { dst: to.ip, dport: to.port }) };
   return [
     { name: 'address and port', steps: [sent({})] },
@@ -49,7 +49,7 @@ const families = twins((side) => {
       steps: [sent({ payload: payloadOfSumZero(side, { dst: to.ip }) })],
     },
     { name: 'the TTL, by one', steps: [255, 64, 3, 2].map((ttl) => sent({ ttl })) },
-    { name: 'not the TTL that runs out here: the stack tells the sender', steps: [spent(1), spent(0)] },
+    { name: 'not the TTL that runs out here', steps: [spent(1), spent(0)] },
     { name: 'not the traffic class', steps: [0, 1, 3, 0xb8, 0xff].map((tos) => sent({ tos })) },
     { name: 'not the source', steps: [sent({ sport: 1 }), sent({ sport: 65535, src: side.ip(NET.nowhere, 9) })] },
     {

@@ -1,7 +1,7 @@
 /** Which downstream a datagram goes to. */
 import { MANY } from '../listeners.ts';
 import { NET } from '../node.ts';
-import { dropped, forwarded, IPV4, IPV6, type Row, type Side, toListener, toStack, twins } from '../rows.ts';
+import { dropped, forwarded, handed, IPV4, IPV6, type Row, type Side, toListener, twins } from '../rows.ts';
 
 const pod = (side: Side, host: number, port: number) => ({ ip: side.ip(NET.pods, host), port });
 
@@ -43,12 +43,12 @@ const families = twins((side) => {
       }),
     },
     {
-      name: 'no slot on what the stack has to do anyway',
+      name: 'what the safety net sends in turn with the rest, and no slot on what nobody can',
       steps: [
         three(10),
-        toStack('three', 'not_unicast', toListener(side, 'three', { dmac: 'ff:ff:ff:ff:ff:ff' })),
-        toStack('three', 'malformed', toListener(side, 'three', { udpLen: 200 })),
-        three(11),
+        handed('three', 'not_unicast', toListener(side, 'three', { dmac: 'ff:ff:ff:ff:ff:ff' }), pod(side, 11, 9011)),
+        dropped('three', 'malformed', toListener(side, 'three', { udpLen: 200 })),
+        three(12),
       ],
     },
   ];

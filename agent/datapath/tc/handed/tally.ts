@@ -1,0 +1,51 @@
+/** What the safety net did with one listener's datagrams. */
+import type { Totals } from '../counters.ts';
+
+/** Reasons that it has beside those of the program; of failed system calls it may have any of userspace's. */
+const REASONS = ['no_route', 'mtu_exceeded', 'martian_source'];
+
+export class HandedTally {
+  readonly #dropped = new Map<string, number>(REASONS.map((reason) => [reason, 0]));
+  readonly #downstreams = new Map<string, number>();
+  #forwarded = 0;
+  #bytes = 0;
+  /** Those that count as forwarded already. */
+  #lost = 0;
+
+  forwarded(downstream: string, datagrams: number, bytes: number): void {
+    this.#forwarded += datagrams;
+    this.#bytes += bytes;
+    this.#downstreams.set(downstream, (this.#downstreams.get(downstream) ?? 0) + datagrams);
+  }
+
+  dropped(reason: string): void {
+    this.#dropped.set(reason, (this.#dropped.get(reason) ?? 0) + 1);
+  }
+
+  lost(reason: string): void {
+    this.#lost++;
+    this.dropped(reason);
+  }
+
+  /** The program's totals and these together. */
+  addTo(totals: Totals): Totals {
+    return {
+      ...totals,
+      received: totals.received + this.#lost,
+      forwarded: totals.forwarded + this.#forwarded,
+      bytesForwarded: totals.bytesForwarded + this.#bytes,
+      dropped: joined(totals.dropped, this.#dropped),
+    };
+  }
+
+  /** The counts of downstreams that are in use, and what these add. */
+  addDownstreams(live: ReadonlyMap<string, number>): Map<string, number> {
+    return new Map([...live].map(([key, count]) => [key, count + (this.#downstreams.get(key) ?? 0)]));
+  }
+}
+
+function joined(a: ReadonlyMap<string, number>, b: ReadonlyMap<string, number>): Map<string, number> {
+  const sums = new Map(a);
+  for (const [key, count] of b) sums.set(key, (sums.get(key) ?? 0) + count);
+  return sums;
+}
