@@ -42,6 +42,8 @@ export class ReceiveBatch {
   readonly #stride: number;
   /** Most datagrams of one message. */
   readonly #most: number;
+  /** Messages from the first on whose headers the kernel, or `pretend`, has written to. */
+  #written = 0;
 
   /** For so many messages of one datagram of so many bytes each, or of as many as the kernel `coalesces`. */
   constructor(messages: number, bytes: number, coalesces: boolean) {
@@ -60,11 +62,15 @@ export class ReceiveBatch {
     this.size = new Int32Array(this.datagrams);
     this.message = new Int32Array(this.datagrams);
     for (let message = 0; message < messages; message++) this.#lay(message);
+    this.#written = messages;
   }
 
   /** Waits for messages as the socket is set to, takes what is there; how many, or -errno. */
   receive(fd: number, flags = 0): number {
-    return recvmmsg(fd, this.#start, this.messages, MSG_WAITFORONE | MSG_TRUNC | flags);
+    this.#renew();
+    const count = recvmmsg(fd, this.#start, this.messages, MSG_WAITFORONE | MSG_TRUNC | flags);
+    if (count > 0) this.#written = count;
+    return count;
   }
 
   /**
@@ -112,12 +118,27 @@ export class ReceiveBatch {
 
   /** Makes a message of one datagram as if it had been received over IPv4, from one of many sources. */
   pretend(message: number, source: number, size: number): void {
+    this.#written = Math.max(this.#written, message + 1);
     const headers = this.#headers.u32;
     const header = (message * MMSGHDR.size) / WORD;
     headers[header + MMSGHDR.len / WORD] = size;
     headers[header + MMSGHDR.controllen / WORD] = 0;
     this.#names.u32[(message * SOCKADDR.room) / WORD] = AF_INET | (source << 16);
     this.#names.u32[(message * SOCKADDR.room) / WORD + 1] = 0x010200c0;
+  }
+
+  /**
+   * Says anew how much room there is for names and control messages: in a message that came stands how much was used
+   * (recvmsg(2)), and the next one may be of another family, or socket. All else there is read only, or written only.
+   */
+  #renew(): void {
+    const headers = this.#headers.u32;
+    for (let message = 0; message < this.#written; message++) {
+      const header = (message * MMSGHDR.size) / WORD;
+      headers[header + MMSGHDR.namelen / WORD] = SOCKADDR[6].size;
+      headers[header + MMSGHDR.controllen / WORD] = CMSG.size;
+    }
+    this.#written = 0;
   }
 
   #unpackOne(message: number, headers: Uint32Array): void {
@@ -127,7 +148,6 @@ export class ReceiveBatch {
     if (headers[header + MMSGHDR.controllen / WORD] !== 0) {
       segment = this.#controls.u32[(message * CMSG.size + CMSG.data) / WORD]!;
     }
-    headers[header + MMSGHDR.controllen / WORD] = CMSG.size;
     let at = message * this.#stride + HEADROOM;
     do {
       const size = left < segment ? left : segment;
@@ -144,12 +164,9 @@ export class ReceiveBatch {
     const header = message * MMSGHDR.size;
     const vector = message * IOVEC.size;
     this.#headers.point(header + MMSGHDR.name, this.#names.address(message * SOCKADDR.room));
-    // The kernel writes back how long the name was; it never grows beyond that on one socket.
-    this.#headers.u32[(header + MMSGHDR.namelen) / WORD] = SOCKADDR[6].size;
     this.#headers.point(header + MMSGHDR.iov, this.#vectors.address(vector));
     this.#headers.u32[(header + MMSGHDR.iovlen) / WORD] = 1;
     this.#headers.point(header + MMSGHDR.control, this.#controls.address(message * CMSG.size));
-    this.#headers.u32[(header + MMSGHDR.controllen) / WORD] = CMSG.size;
     this.#vectors.point(vector + IOVEC.base, this.payloads.address(message * this.#stride + HEADROOM));
     this.#vectors.u32[(vector + IOVEC.len) / WORD] = this.room;
   }
