@@ -13,7 +13,14 @@ import { recvmmsg } from '../agent/ffi/mmsg.ts';
 export const AF = { INET: 2, INET6: 10, PACKET: 17 } as const;
 export const SOCK = { STREAM: 1, DGRAM: 2, RAW: 3, NONBLOCK: 0o4000, CLOEXEC: 0o2000000 } as const;
 export const SOL = { IP: 0, SOCKET: 1, UDP: 17, IPV6: 41, PACKET: 263 } as const;
-export const SO = { REUSEADDR: 2, SNDTIMEO: 21, SNDBUFFORCE: 32, RCVBUFFORCE: 33, TIMESTAMPNS: 35 } as const;
+export const SO = {
+  REUSEADDR: 2,
+  BROADCAST: 6,
+  SNDTIMEO: 21,
+  SNDBUFFORCE: 32,
+  RCVBUFFORCE: 33,
+  TIMESTAMPNS: 35,
+} as const;
 export const IP = { TOS: 1, TTL: 2, MTU_DISCOVER: 10, RECVTTL: 12, TRANSPARENT: 19 } as const;
 export const IPV6 = {
   UNICAST_HOPS: 16,

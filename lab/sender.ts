@@ -137,6 +137,7 @@ function openStream(index: number): Stream {
     libc.setOption(fd, v4 ? libc.SOL.IP : libc.SOL.IPV6, v4 ? ip : ipv6, value);
   // Any source may be used, also one that another sender has, or no interface here.
   libc.setOption(fd, libc.SOL.SOCKET, libc.SO.REUSEADDR, 1);
+  libc.setOption(fd, libc.SOL.SOCKET, libc.SO.BROADCAST, 1);
   option(libc.IP.TRANSPARENT, libc.IPV6.TRANSPARENT, 1);
   if (job.ttl !== undefined) option(libc.IP.TTL, libc.IPV6.UNICAST_HOPS, job.ttl);
   if (job.tos !== undefined) option(libc.IP.TOS, libc.IPV6.TCLASS, job.tos);

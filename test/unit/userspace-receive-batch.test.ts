@@ -24,8 +24,15 @@ async function pair(family: Family, coalesces: boolean) {
   const { port } = taken.address();
   taken.close();
   await once(taken, 'close');
-  const bind = { family, ip: LOOPBACK[family], port };
-  const { fd } = openListenerSocket(bind, { receiveBuffer: 1 << 20, blocking: false, coalesces });
+  // As a wildcard's second worker has it, which is told where IPv4 was sent to.
+  const bind = { family, ip: family === 4 && coalesces ? '0.0.0.0' : LOOPBACK[family], port };
+  const { fd } = openListenerSocket(bind, {
+    receiveBuffer: 1 << 20,
+    blocking: false,
+    coalesces,
+    onlyIpv6: false,
+    isFurther: coalesces,
+  });
   onTestFinished(() => {
     libc.close(fd);
     sender.close();

@@ -101,14 +101,15 @@ class UserspaceDatapath implements Datapath {
       served.close();
       return;
     }
-    const terms = JSON.stringify([listener.bind, listener.source, listener.settings, safetyNet]);
+    const onlyIpv6 = hasIpv4Twin(listener, blueprint);
+    const terms = JSON.stringify([listener.bind, listener.source, listener.settings, safetyNet, onlyIpv6]);
     const isOpen = served.isOpen(terms);
     const forwarders = isOpen ? served.forwarders : safetyNet ? 1 : this.#workers(listener, blueprint);
     const usable = known.map((table) => this.#withoutLoops(listener, table, isHost, problems));
     const before = served.snapshot;
     const snapshot = buildSnapshot(++this.#generation, usable, blueprint.addresses, forwarders, before);
     const news = !isOpen || !before || !sameTables(before, snapshot);
-    if (!isOpen) this.#open(served, terms, { safetyNet, forwarders, snapshot });
+    if (!isOpen) this.#open(served, terms, { safetyNet, onlyIpv6, forwarders, snapshot });
     else if (!before || !sameSnapshot(before, snapshot) || !served.settled) {
       // Where only the host's addresses are new, slots and counters stay.
       const { generation, hostAddresses } = snapshot;
@@ -129,7 +130,7 @@ class UserspaceDatapath implements Datapath {
   #open(
     served: UserspaceListener,
     terms: string,
-    wanted: Pick<OpenListenerOptions, 'safetyNet' | 'forwarders' | 'snapshot'>,
+    wanted: Pick<OpenListenerOptions, 'safetyNet' | 'onlyIpv6' | 'forwarders' | 'snapshot'>,
   ): void {
     const once = (level: 'info' | 'warn', line: string) => this.#once(level, line);
     const [log, startThread] = [this.#log, this.#startThread];
@@ -193,6 +194,12 @@ class UserspaceDatapath implements Datapath {
     this.#said.add(line);
     this.#log[level](line);
   }
+}
+
+/** Whether IPv4 of a listener on `[::]` is another one's: two such sockets would each get every broadcast. */
+function hasIpv4Twin({ bind }: Listener, { listeners }: Blueprint): boolean {
+  const isTwin = (other: Listener) => other.bind.ip === '0.0.0.0' && other.bind.port === bind.port;
+  return bind.ip === '::' && listeners.some(({ listener }) => isTwin(listener));
 }
 
 function explain({ name, bind }: Listener, error: Error): string {

@@ -17,6 +17,8 @@ export interface OpenListenerOptions {
   readonly once: (level: 'info' | 'warn', line: string) => void;
   /** Whether one forwarder of this thread serves it, and not as many workers. */
   readonly safetyNet: boolean;
+  /** Whether `[::]` leaves IPv4 to a listener on `0.0.0.0`. */
+  readonly onlyIpv6: boolean;
   readonly forwarders: number;
   readonly snapshot: TableSnapshot;
   readonly startThread: StartThread | undefined;
@@ -43,7 +45,8 @@ export function openListener(listener: Listener, options: OpenListenerOptions): 
   }
 }
 
-function bindAll({ name, bind, settings }: Listener, { once, safetyNet, forwarders }: OpenListenerOptions): number[] {
+function bindAll({ name, bind, settings }: Listener, options: OpenListenerOptions): number[] {
+  const { once, safetyNet, onlyIpv6, forwarders } = options;
   const sockets: ListenerSocket[] = [];
   const blocking = !safetyNet;
   // A socket with UDP_GRO has the kernel merge a flow's datagrams as early as on the NIC, before the kernel path's
@@ -51,7 +54,9 @@ function bindAll({ name, bind, settings }: Listener, { once, safetyNet, forwarde
   const coalesces = !safetyNet && abilities().coalesces;
   try {
     while (sockets.length < forwarders) {
-      sockets.push(openListenerSocket(bind, { receiveBuffer: settings.recvBufSize, blocking, coalesces }));
+      const isFurther = sockets.length > 0;
+      const { recvBufSize: receiveBuffer } = settings;
+      sockets.push(openListenerSocket(bind, { receiveBuffer, blocking, coalesces, onlyIpv6, isFurther }));
     }
   } catch (error) {
     for (const { fd } of sockets) libc.close(fd);

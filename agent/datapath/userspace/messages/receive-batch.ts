@@ -3,8 +3,9 @@
  * over what it has coalesced as one message with the size to cut it at, which spares a receive for each datagram.
  */
 import { FAMILIES, type Family } from '../../../address.ts';
+import { SOL_UDP } from '../../../ffi/libc.ts';
 import { type Address, Memory, MSG_WAITFORONE, recvmmsg } from '../../../ffi/mmsg.ts';
-import { CMSG, IOVEC, MMSGHDR, SOCKADDR } from './layout.ts';
+import { CMSG, IOVEC, MMSGHDR, RECEIVED_CMSG, SOCKADDR } from './layout.ts';
 
 /** linux/socket.h: a message's length is its whole length, though only what fits is written. */
 const MSG_TRUNC = 0x20;
@@ -56,7 +57,7 @@ export class ReceiveBatch {
     this.#headers = new Memory(messages * MMSGHDR.size);
     this.#vectors = new Memory(messages * IOVEC.size);
     this.#names = new Memory(messages * SOCKADDR.room);
-    this.#controls = new Memory(messages * CMSG.size);
+    this.#controls = new Memory(messages * RECEIVED_CMSG.room);
     this.#start = this.#headers.address(0);
     this.at = new Int32Array(this.datagrams);
     this.size = new Int32Array(this.datagrams);
@@ -75,7 +76,8 @@ export class ReceiveBatch {
 
   /**
    * Finds the datagrams of the received messages from number `from` on, below `to`; the message to go on with, since
-   * there may be more datagrams than room. A datagram that was cut has its whole size all the same.
+   * there may be more datagrams than room. A datagram that was cut has its whole size all the same. A copy of what
+   * another socket has got too is passed over: `tellCopies` of the socket.
    */
   unpack(from: number, to: number): number {
     const headers = this.#headers.u32;
@@ -136,7 +138,7 @@ export class ReceiveBatch {
     for (let message = 0; message < this.#written; message++) {
       const header = (message * MMSGHDR.size) / WORD;
       headers[header + MMSGHDR.namelen / WORD] = SOCKADDR[6].size;
-      headers[header + MMSGHDR.controllen / WORD] = CMSG.size;
+      headers[header + MMSGHDR.controllen / WORD] = RECEIVED_CMSG.room;
     }
     this.#written = 0;
   }
@@ -145,8 +147,15 @@ export class ReceiveBatch {
     const header = (message * MMSGHDR.size) / WORD;
     let left = headers[header + MMSGHDR.len / WORD]!;
     let segment = left;
-    if (headers[header + MMSGHDR.controllen / WORD] !== 0) {
-      segment = this.#controls.u32[(message * CMSG.size + CMSG.data) / WORD]!;
+    const told = headers[header + MMSGHDR.controllen / WORD]!;
+    if (told !== 0) {
+      const from = message * RECEIVED_CMSG.room;
+      const controls = this.#controls.u32;
+      for (let at = from; at < from + told; ) {
+        if (controls[(at + CMSG.level) / WORD] === SOL_UDP) segment = controls[(at + CMSG.data) / WORD]!;
+        else if (this.#isCopy(at)) return;
+        at += Math.ceil(controls[at / WORD]! / RECEIVED_CMSG.align) * RECEIVED_CMSG.align;
+      }
     }
     let at = message * this.#stride + HEADROOM;
     do {
@@ -160,13 +169,20 @@ export class ReceiveBatch {
     } while (left > 0);
   }
 
+  /** Whether struct in_pktinfo tells of a destination that is not this host's own address of it (ip(7)). */
+  #isCopy(at: number): boolean {
+    const { local, destination } = RECEIVED_CMSG.pktinfo;
+    const own = this.#controls.u32[(at + local) / WORD]!;
+    return own !== 0 && own !== this.#controls.u32[(at + destination) / WORD];
+  }
+
   #lay(message: number): void {
     const header = message * MMSGHDR.size;
     const vector = message * IOVEC.size;
     this.#headers.point(header + MMSGHDR.name, this.#names.address(message * SOCKADDR.room));
     this.#headers.point(header + MMSGHDR.iov, this.#vectors.address(vector));
     this.#headers.u32[(header + MMSGHDR.iovlen) / WORD] = 1;
-    this.#headers.point(header + MMSGHDR.control, this.#controls.address(message * CMSG.size));
+    this.#headers.point(header + MMSGHDR.control, this.#controls.address(message * RECEIVED_CMSG.room));
     this.#vectors.point(vector + IOVEC.base, this.payloads.address(message * this.#stride + HEADROOM));
     this.#vectors.u32[(vector + IOVEC.len) / WORD] = this.room;
   }

@@ -1,5 +1,6 @@
 /** The sockets of the userspace datapath: opened, told what they need, and what the kernel made of it. */
-import { FAMILIES, type Family, type SocketAddress } from '../../../address.ts';
+import { constants } from 'node:os';
+import { FAMILIES, type Family, isWildcard, type SocketAddress } from '../../../address.ts';
 import { check } from '../../../ffi/errno.ts';
 import {
   IP_TRANSPARENT,
@@ -24,9 +25,9 @@ const SO = { REUSEADDR: 2, REUSEPORT: 15, MEMINFO: 55 } as const;
 /** linux/sock_diag.h: what SO_RXQ_OVFL reports with a datagram, readable at any time. */
 const SK_MEMINFO_DROPS = 8;
 /** linux/in.h, linux/in6.h */
-const IP = { MTU_DISCOVER: 10, FREEBIND: 15 } as const;
+const IP = { PKTINFO: 8, MTU_DISCOVER: 10, FREEBIND: 15 } as const;
 const SOL_IPV6 = 41;
-const IPV6 = { MTU_DISCOVER: 23, V6ONLY: 26, TRANSPARENT: 75, FREEBIND: 78 } as const;
+const IPV6 = { MTU_DISCOVER: 23, V6ONLY: 26, MULTICAST_ALL: 29, TRANSPARENT: 75, FREEBIND: 78 } as const;
 const PMTUDISC_DONT = 0;
 /** Addresses of this host that nobody else has a reason to send to. */
 const NOWHERE = { 4: '127.255.255.254', 6: '::1' } as const;
@@ -52,13 +53,17 @@ export interface ListenerOptions {
   readonly blocking: boolean;
   /** Whether the kernel may hand over what it has coalesced as one message. */
   readonly coalesces: boolean;
+  /** Whether `[::]` leaves IPv4 to another listener. */
+  readonly onlyIpv6: boolean;
+  /** Whether another socket of the same address gets every broadcast and multicast. */
+  readonly isFurther: boolean;
 }
 
 /** Binds one of a listener's sockets. Throws SystemError. */
 export function openListenerSocket(bind: SocketAddress, options: ListenerOptions): ListenerSocket {
   return opened(bind.family, SOCK_DGRAM | (options.blocking ? 0 : SOCK_NONBLOCK), 0, (fd) => {
     setOption(fd, SOL_SOCKET, SO.REUSEPORT, 1);
-    if (bind.family === 6) setOption(fd, SOL_IPV6, IPV6.V6ONLY, bind.ip === '::' ? 0 : 1);
+    if (bind.family === 6) setOption(fd, SOL_IPV6, IPV6.V6ONLY, bind.ip === '::' && !options.onlyIpv6 ? 0 : 1);
     if (bind.ip !== '::' && bind.ip !== '0.0.0.0') {
       // A VIP may be on no interface yet; and whoever has the port on all addresses may keep the others.
       if (bind.family === 4) setOption(fd, SOL_IP, IP.FREEBIND, 1);
@@ -68,9 +73,32 @@ export function openListenerSocket(bind: SocketAddress, options: ListenerOptions
     const timeout = new BigInt64Array([0n, RECEIVE_TIMEOUT_US]);
     if (options.blocking) setOption(fd, SOL_SOCKET, SO_RCVTIMEO, timeout);
     if (options.coalesces) setOption(fd, SOL_UDP, UDP_GRO, 1);
+    if (options.isFurther) tellCopies(fd, bind);
     const clamped = setReceiveBuffer(fd, options.receiveBuffer);
     bindTo(fd, bind);
     return { fd, ...(clamped && { clamped }) };
+  });
+}
+
+/**
+ * SO_REUSEPORT shares out what is sent to one host, but each socket gets its copy of every broadcast and multicast
+ * (udp.c, __udp4_lib_mcast_deliver). Of IPv6 the kernel can keep them from all sockets but the first. Of IPv4 it cannot:
+ * not broadcasts, and multicasts that only one socket is to have it shares out all the same (since Linux 6.6, by
+ * udp_v4_early_demux). But it tells of them: such a message is for another address than the host's own.
+ */
+function tellCopies(fd: number, bind: SocketAddress): void {
+  if (bind.family === 6) setOption(fd, SOL_IPV6, IPV6.MULTICAST_ALL, 0);
+  if (isWildcard(bind) || isBroadcast(bind)) setOption(fd, SOL_IP, IP.PKTINFO, 1);
+}
+
+/** The kernel knows the interfaces' broadcast addresses: it lets no socket connect to one that has not asked for it. */
+function isBroadcast(bind: SocketAddress): boolean {
+  if (bind.family === 6) return false;
+  return opened(4, SOCK_DGRAM, 0, (fd) => {
+    const bytes = encodeSockaddr(bind);
+    const result = libc.connect(fd, bytes, bytes.byteLength);
+    libc.close(fd);
+    return result === -constants.errno.EACCES;
   });
 }
 
