@@ -10,6 +10,7 @@ import type { Health } from './health/health.ts';
 import type { Log } from './log.ts';
 import { LogLimiter } from './log-limit.ts';
 import { type Downstream, type EndpointSet, familiesOf, type Listener } from './model.ts';
+import { ownAddresses } from './netlink/address.ts';
 import type { Host } from './netlink/host.ts';
 import { placeListener } from './placement.ts';
 import { buildTable } from './table.ts';
@@ -128,7 +129,7 @@ export class Reconciler {
       if (problem) problems.push(problem);
     }
     this.#waiting = waiting;
-    return { blueprint: { addresses: host.addresses(), listeners: planned }, problems };
+    return { blueprint: { addresses: ownAddresses(host.addresses(), links), listeners: planned }, problems };
   }
 
   /** Built once for each version, so that a pass over many listeners costs only those that changed. */

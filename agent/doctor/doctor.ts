@@ -6,6 +6,7 @@ import { digestOf } from '../config/followed.ts';
 import { loadConfig } from '../config/load.ts';
 import { askAgent } from '../lock.ts';
 import type { Listener } from '../model.ts';
+import { ownAddresses } from '../netlink/address.ts';
 import { openHost } from '../netlink/host.ts';
 import { type AgentFacts, agentFindings } from './agent.ts';
 import { bindFindings } from './binds.ts';
@@ -52,7 +53,7 @@ async function examine(requirements: Requirements, agent: AgentFacts, objectPath
   const host = openHost();
   try {
     const links = host.links();
-    const addresses = host.addresses();
+    const addresses = ownAddresses(host.addresses(), links);
     const nics = hookedLinks(requirements, links, addresses);
     const cluster = await askCluster(listeners);
     const routes = receiverRoutes([...staticReceivers(listeners), ...cluster.endpoints], host, links);

@@ -46,6 +46,19 @@ describe('the reconciler', () => {
     expect(reconciler.unready()).toEqual([]);
   });
 
+  test('does not take the addresses of Services for the host’s own, unless they are on another interface too', () => {
+    const { datapath, world, start } = rig();
+    world.links = [aLink(), aLink({ index: 3, name: 'kube-ipvs0', up: false })];
+    world.addresses = [
+      ...world.addresses,
+      { family: 4, ip: '10.96.0.1', ifindex: 3 },
+      { family: 4, ip: '192.0.2.7', ifindex: 3 },
+      { family: 4, ip: '192.0.2.7', ifindex: 2 },
+    ];
+    start();
+    expect(datapath.addresses).toEqual(['10.0.0.1', '192.0.2.7']);
+  });
+
   test('makes a storm of events into at most 20 passes a second, the last state among them', () => {
     const { datapath, timer, world, start } = rig();
     for (let event = 0; event < 1000; event++) {
