@@ -7,15 +7,18 @@ import { type StartThread, startThread } from '../../agent/datapath/userspace/wo
 import type { Listener } from '../../agent/model.ts';
 import { buildTable } from '../../agent/table.ts';
 import { type Agent, startAgent } from '../../lab/agent.ts';
+import { udp4, udp6 } from '../../lab/frame.ts';
 import type { Host, Topology } from '../../lab/host.ts';
 import { titled } from '../../lab/kernel.ts';
 import { labObstacle } from '../../lab/lab.ts';
 import { AF, bind, errnoName, SOCK, sendTo, socket } from '../../lab/libc.ts';
 import { patient, until } from '../../lab/patience.ts';
+import { numberedPayload } from '../../lab/payload.ts';
 import { type SingleNode, singleNode } from '../../lab/single-node.ts';
 import { encodeSockaddr, parseAddress } from '../../lab/sockaddr.ts';
 import { type Receivers, receive, send, startSending } from '../../lab/traffic.ts';
 import { union } from '../../lab/union.ts';
+import { inject } from '../../lab/wire.ts';
 import { aListener, aLog, anEndpoint } from '../fake/words.ts';
 import { config, listener } from './configs.ts';
 import { ledger } from './conservation.ts';
@@ -165,6 +168,49 @@ describe.skipIf(obstacle)(title('userspace: sources'), () => {
     expect(report.receivers.map(({ sources }) => sources)).toEqual(pods.map(() => ({ [from]: 10 })));
     expect((await ledger(agent, 'test', 30)).forwarded).toBe(30);
   });
+});
+
+describe.skipIf(obstacle)(title('userspace: sources that are odd'), () => {
+  /** Frames of numbered datagrams from such a source to the node, as the client puts them on the wire. */
+  const frames = (src: string, sport: number, count: number, dst: string) =>
+    Array.from({ length: count }, (_, sequence) => {
+      const payload = numberedPayload({ stream: 1, sequence });
+      // To all hosts, since the kernel believes 0.0.0.0 nowhere else.
+      const fields = { src, dst, sport, dport: 9000, payload };
+      if (src === '0.0.0.0') return udp4({ ...fields, dst: '255.255.255.255', dmac: 'ff:ff:ff:ff:ff:ff' });
+      return (src.includes(':') ? udp6 : udp4)(fields);
+    });
+
+  test.each([
+    ['preserve', { '10.0.0.9:0': 40 }, { '[fd00::9]:0': 40 }, { martian_source: 80 }],
+    ['nat', { '10.0.0.1': 80 }, { '[fd00::1]': 80 }, {}],
+  ])(
+    '%s: port 0 is kept or replaced, what has no address is dropped by name or replaced',
+    async (source, four, six, dropped) => {
+      const topology = built(singleNode());
+      const { client, node, pods } = topology;
+      const [v6 = ''] = withIpv6(topology);
+      const pod = pods[0]!;
+      const agent = await started(node, [pod.address, v6], { bind: '[::]:9000', source });
+      const at = await receivers([pod, { ...pod, ip: 'fd00:1::10' }]);
+      inject(client.namespace, 'eth0', [
+        ...frames('10.0.0.9', 0, 40, '10.0.0.1'),
+        ...frames('fd00::9', 0, 40, 'fd00::1'),
+        ...frames('0.0.0.0', 68, 40, ''),
+        ...frames('::', 546, 40, 'fd00::1'),
+      ]);
+      const report = await at.report({ expect: source === 'nat' ? 160 : 80 });
+      const seen = report.receivers.map(({ sources }) => {
+        const strip = (text: string) => (source === 'nat' ? text.replace(/:\d+$/, '') : text);
+        const counts: Record<string, number> = {};
+        for (const [text, count] of Object.entries(sources)) counts[strip(text)] = (counts[strip(text)] ?? 0) + count;
+        return counts;
+      });
+      expect(seen).toEqual([four, six]);
+      expect(report.payloadErrors + report.errors.InCsumErrors).toBe(0);
+      expect((await ledger(agent, 'test', 160)).dropped).toEqual(dropped);
+    },
+  );
 });
 
 describe.skipIf(obstacle)(title('userspace: downstreams that fail'), () => {

@@ -20,7 +20,7 @@ import { buildTable } from '../../agent/table.ts';
 import { anEndpoint } from '../fake/words.ts';
 
 const { EMFILE } = constants.errno;
-const { NAT, RAW, CLIENT } = SOURCE_PATH;
+const { NAT, RAW, CLIENT, MARTIAN } = SOURCE_PATH;
 
 /** No descriptor is left for any socket, but for those that are given. */
 function senders(given: Partial<Senders> = {}): Senders {
@@ -30,15 +30,15 @@ function senders(given: Partial<Senders> = {}): Senders {
   return { nat: none, raw: none, client: none, ...given };
 }
 
+const SOURCES = [4, 4, 6, 6].map((family, source) => [((source + 1) << 16) | family, 0x0900000a, 1, 1, 1]);
+
 /** How a source of each family leaves: one that sends a single datagram, and one with several for one downstream. */
-function paths(preserve: Partial<Preserve>, given: Partial<Senders>) {
+function paths(preserve: Partial<Preserve>, given: Partial<Senders>, each: readonly number[][] = SOURCES) {
   const all = { transparent: true, raw: true, maxSources: 4, ...preserve };
   const of = new SourcePaths(4, all, new Descriptors(16), senders(given));
   const sources = new BatchSources(4);
   sources.count = 4;
-  for (const [source, family] of [4, 4, 6, 6].entries()) {
-    sources.words.set([((source + 1) << 16) | family, 0x0900000a, 1, 1, 1], source * 5);
-  }
+  for (const [source, words] of each.entries()) sources.words.set(words, source * 5);
   const plan = new GsoPlan(6);
   plan.begin();
   for (const [datagram, source] of [0, 1, 1, 2, 3, 3].entries()) plan.add(datagram, 100, source, 0, 1000);
@@ -62,6 +62,17 @@ describe('a source', () => {
     expect(paths({}, { raw: raw4 })(0)).toEqual([RAW, RAW, NAT, NAT]);
     expect(paths({ transparent: false }, { raw: raw4 })(0)).toEqual([RAW, RAW, NAT, NAT]);
     expect(paths({ raw: false }, { client })(0)).toEqual([CLIENT, CLIENT, CLIENT, CLIENT]);
+  });
+
+  test('without a port keeps that by the raw socket, or has this host’s; without an address it goes nowhere', () => {
+    const sources = [
+      [4, 0x0900000a],
+      [6, 0xfd, 0, 0, 1],
+      [(7 << 16) | 4, 0],
+      [(7 << 16) | 6, 0, 0, 0, 0],
+    ];
+    expect(paths({}, { raw, client }, sources)(0)).toEqual([RAW, RAW, MARTIAN, MARTIAN]);
+    expect(paths({ raw: false }, { client }, sources)(0)).toEqual([NAT, NAT, MARTIAN, MARTIAN]);
   });
 
   test('gets its raw socket as soon as there is one again, a second later at most', () => {

@@ -5,6 +5,7 @@ import { constants } from 'node:os';
 export const REASONS = [
   { name: 'receive_buffer', meaning: 'the receive buffer was full (SO_RXQ_OVFL), or the UDP checksum was wrong' },
   { name: 'truncated', meaning: 'larger than max_packet_size' },
+  { name: 'martian_source', meaning: 'its source is 0.0.0.0/8 or ::, which nothing may be forwarded with' },
   { name: 'no_downstream', meaning: 'no live downstream' },
   { name: 'EAGAIN', meaning: 'the send buffer was full' },
   { name: 'ECONNREFUSED', meaning: 'the downstream refused it: nothing listens on its port' },

@@ -54,7 +54,11 @@ export class BatchSender {
   send(): void {
     const { plan } = this.#buffers;
     this.#queues.count = 0;
-    for (let run = 0; run < plan.runs; run++) this.#queues.add(run, this.#queueOf(run));
+    for (let run = 0; run < plan.runs; run++) {
+      const queue = this.#queueOf(run);
+      if (queue === NONE) this.#state.dropped(REASON.martian_source, plan.count[run]!);
+      else this.#queues.add(run, queue);
+    }
     for (let i = 0; i < this.#queues.count; i++) {
       const queue = this.#queues.queues[i]!;
       const first = this.#queues.take(queue);
@@ -64,6 +68,7 @@ export class BatchSender {
     }
   }
 
+  /** NONE if it may not leave. */
   #queueOf(run: number): number {
     const { plan } = this.#buffers;
     const source = plan.source[run]!;
@@ -71,7 +76,7 @@ export class BatchSender {
     if (path === SOURCE_PATH.CLIENT) return source;
     const downstream = plan.downstream[run]!;
     if (path === SOURCE_PATH.RAW) return this.#rawQueue + (this.#targets!.family[downstream] === 4 ? 0 : 1);
-    return this.#natQueue + downstream;
+    return path === SOURCE_PATH.MARTIAN ? NONE : this.#natQueue + downstream;
   }
 
   #sendNat(downstream: number, first: number): void {

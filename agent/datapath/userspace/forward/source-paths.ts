@@ -1,7 +1,8 @@
 /**
  * By which socket a source's datagrams leave. Nat: one of this host's own. Preserve: a socket bound to the client's
  * address where that lets datagrams be gathered, the raw socket for the others, each for the other where only one can be
- * had; this host's own where neither can be (a loopback or link-local source means nothing on another host).
+ * had; this host's own where neither can be (a loopback or link-local source means nothing on another host). Port 0 is a
+ * sender's that wants no answer (RFC 768): no socket can be bound to it, the raw one keeps it.
  */
 
 import type { Family } from '../../../address.ts';
@@ -12,7 +13,8 @@ import { RawSockets } from '../sockets/raw.ts';
 import { type BatchSources, SOURCE_WORDS } from './batch-sources.ts';
 import type { GsoPlan } from './gso-plan.ts';
 
-export const SOURCE_PATH = { NAT: 0, RAW: 1, CLIENT: 2 } as const;
+/** MARTIAN: none, since what it has is no address of a sender. */
+export const SOURCE_PATH = { NAT: 0, RAW: 1, CLIENT: 2, MARTIAN: 3 } as const;
 
 /** What this process may do to keep sources. */
 export interface Preserve {
@@ -71,10 +73,12 @@ export class SourcePaths {
   }
 
   #choose(source: number, words: Uint32Array, at: number, now: number): number {
+    if (isUnspecified(words, at)) return SOURCE_PATH.MARTIAN;
     if (staysHere(words, at)) return SOURCE_PATH.NAT;
     // A datagram goes to a downstream of its own family.
     const raw = this.#raw?.of((words[at]! & 0xf) as Family, now);
-    if (this.#clients && (this.#gathers[source] === 1 || raw === undefined)) {
+    const hasPort = words[at]! >>> 16 !== 0;
+    if (this.#clients && hasPort && (this.#gathers[source] === 1 || raw === undefined)) {
       const fd = this.#clients.get(words, at, now);
       this.fd[source] = fd;
       if (fd >= 0) return SOURCE_PATH.CLIENT;
@@ -91,6 +95,12 @@ export class SourcePaths {
     }
     return false;
   }
+}
+
+/** 0.0.0.0/8 (RFC 1122, 3.2.1.3) and :: (RFC 4291, 2.5.2): sent as it is, the kernel would choose another in its place. */
+function isUnspecified(words: Uint32Array, at: number): boolean {
+  if ((words[at]! & 0xf) === 4) return (words[at + 1]! & 0xff) === 0;
+  return words[at + 1] === 0 && words[at + 2] === 0 && words[at + 3] === 0 && words[at + 4] === 0;
 }
 
 /** 127.0.0.0/8 (RFC 1122), ::1 and fe80::/10 (RFC 4291): no other host could make anything of them. */
