@@ -12,7 +12,7 @@ import type { Host, Topology } from '../../lab/host.ts';
 import { titled } from '../../lab/kernel.ts';
 import { labObstacle } from '../../lab/lab.ts';
 import { AF, bind, errnoName, SOCK, sendTo, socket } from '../../lab/libc.ts';
-import { patient, until } from '../../lab/patience.ts';
+import { patient, pause, until } from '../../lab/patience.ts';
 import { numberedPayload } from '../../lab/payload.ts';
 import { type SingleNode, singleNode } from '../../lab/single-node.ts';
 import { encodeSockaddr, parseAddress } from '../../lab/sockaddr.ts';
@@ -267,6 +267,31 @@ describe.skipIf(obstacle)(title('userspace: downstreams that fail'), () => {
   });
 });
 
+describe.skipIf(obstacle)(title('userspace: the start'), () => {
+  test('under 20,000 datagrams a second none is lost from the first one on that is taken', async () => {
+    const { client, node, pods } = built(singleNode());
+    const at = await receivers(pods);
+    const from = Array.from({ length: 20 }, (_, i) => `10.0.0.9:${40000 + i}`);
+    const sending = await startSending(client, { to: '10.0.0.1:9000', from, rate: 20_000 });
+    // Room for less than what comes while a thread starts.
+    const settings = { workers: 2, recv_buf_size: 512 << 10 };
+    const agent = await started(
+      node,
+      pods.map(({ address }) => address),
+      { settings },
+    );
+    await pause(300);
+    const sent = await sending.stop();
+    const report = await at.report({ expect: sent.count, quiet: 300 });
+    const { missing, duplicated } = union(report, sent);
+    expect(duplicated).toEqual([]);
+    // Of each source what was sent before the socket was bound, and no more.
+    expect(missing.filter(({ first }) => first !== 0)).toEqual([]);
+    expect(missing).toHaveLength(from.length);
+    expect(await ledger(agent, 'test', report.count)).toMatchObject({ forwarded: report.count, dropped: {} });
+  });
+});
+
 describe.skipIf(obstacle)(title('userspace: tables'), () => {
   const BASE = aListener({
     mode: 'userspace',
@@ -377,6 +402,25 @@ describe.skipIf(obstacle)(title('userspace: tables'), () => {
     expect(sockets()).toBe(opened);
     datapath.remove();
     await until('every socket is closed', () => sockets() === before);
+  });
+
+  test('under 20,000 datagrams a second none is lost when it opens anew on other terms', async () => {
+    const { client, node, pods } = built(singleNode());
+    const { apply, datapath } = inProcess(node);
+    const ips = pods.map(({ ip }) => ip);
+    const terms = [2, 3, 1, 2, 1].map((workers) => ({ ...BASE, settings: { ...BASE.settings, workers } }));
+    apply(ips, [terms[0]!]);
+    const at = await receivers(pods);
+    const from = Array.from({ length: 20 }, (_, i) => `10.0.0.9:${40000 + i}`);
+    const sending = await startSending(client, { to: '10.0.0.1:9000', from, rate: 20_000 });
+    for (const one of terms.slice(1)) {
+      expect(apply(ips, [one])).toEqual([]);
+      await pause(300);
+    }
+    const sent = await sending.stop();
+    const report = await at.report({ expect: sent.count });
+    expect(union(report, sent)).toEqual({ received: sent.count, missing: [], duplicated: [] });
+    expect(datapath.counters()).toMatchObject([{ received: sent.count, forwarded: sent.count, workerDeaths: 0 }]);
   });
 
   test('where a thread cannot be started none is left, nor a socket, and the next try serves all', async () => {

@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import type { Family } from '../../agent/address.ts';
 import { ReceiveBatch } from '../../agent/datapath/userspace/messages/receive-batch.ts';
-import { openListenerSocket } from '../../agent/datapath/userspace/sockets/open.ts';
+import { bindTo, openListenerSocket } from '../../agent/datapath/userspace/sockets/open.ts';
 import { check } from '../../agent/ffi/errno.ts';
 import { libc, SOCK_DGRAM, SOL_UDP, UDP_SEGMENT } from '../../agent/ffi/libc.ts';
 import { setOption } from '../../agent/ffi/socket-options.ts';
@@ -33,6 +33,7 @@ async function pair(family: Family, coalesces: boolean) {
     onlyIpv6: false,
     isFurther: coalesces,
   });
+  bindTo(fd, bind);
   onTestFinished(() => {
     libc.close(fd);
     sender.close();
@@ -60,7 +61,7 @@ function receiveAll(batch: ReceiveBatch, fd: number) {
   return Array.from({ length: batch.count }, (_, i) => {
     const message = batch.message[i]!;
     batch.source(message, source, 0);
-    const { [0]: first = 0, [1]: v4, [4]: v6 } = source;
+    const [first = 0, v4, , , v6] = source;
     const port = ((first >>> 24) | ((first >>> 8) & 0xff00)) & 0xffff;
     const payload = batch.payloads.bytes.subarray(batch.at[i]!, batch.at[i]! + batch.size[i]!);
     expect(payload.every((byte) => byte === (batch.size[i]! & 0xff))).toBe(true);

@@ -13,7 +13,7 @@ import { familiesOf, type Listener, type SlotTable } from '../../model.ts';
 import type { Blueprint, Datapath, ListenerBlueprint, ListenerCounters, Problem } from '../datapath.ts';
 import { UserspaceListener } from './listener.ts';
 import { type IsHost, isHostAddress, isOccupied, withoutLoops } from './loops.ts';
-import { type OpenListenerOptions, openListener } from './open-listener.ts';
+import { type Opening, type OpenListenerOptions, openListener } from './open-listener.ts';
 import { buildSnapshot, sameSnapshot, sameTables } from './snapshot.ts';
 import { allowedCpus } from './workers/cpus.ts';
 import { defaultWorkers, workerBytes } from './workers/default-workers.ts';
@@ -51,13 +51,12 @@ class UserspaceDatapath implements Datapath {
 
   apply(blueprint: Blueprint): readonly Problem[] {
     const problems: Problem[] = [];
-    for (const one of blueprint.listeners) {
-      try {
-        this.#applyListener(one, blueprint, problems);
-      } catch (error) {
-        this.#failed(one.listener, error as Error, problems);
-      }
-    }
+    // The workers of all that is to be opened get ready at the same time.
+    const begun = blueprint.listeners.map((one) => {
+      const finish = this.#try(one.listener, problems, () => this.#begin(one, blueprint, problems));
+      return () => this.#try(one.listener, problems, () => finish?.());
+    });
+    for (const finish of begun) finish();
     const wanted = new Set(blueprint.listeners.map(({ listener }) => listener.name));
     this.#forget([...this.#listeners.values()].filter(({ listener }) => !wanted.has(listener.name)));
     return problems;
@@ -86,20 +85,30 @@ class UserspaceDatapath implements Datapath {
     }
   }
 
-  #applyListener({ listener, tables }: ListenerBlueprint, blueprint: Blueprint, problems: Problem[]): void {
+  #try<T>(listener: Listener, problems: Problem[], work: () => T): T | undefined {
+    try {
+      return work();
+    } catch (error) {
+      this.#failed(listener, error as Error, problems);
+      return undefined;
+    }
+  }
+
+  /** Does what needs no waiting, and returns what is left to do; nothing where the listener is not to be served now. */
+  #begin({ listener, tables }: ListenerBlueprint, blueprint: Blueprint, problems: Problem[]): (() => void) | undefined {
     const { name } = listener;
     const served = this.#served(listener);
     for (const table of tables) served.tables.set(table.family, table);
     const known = familiesOf(listener).map((family) => served.tables.get(family));
     // As long as nobody knows where to, the senders had better hear that nobody listens.
-    if (!known.every((table) => table !== undefined)) return;
+    if (!known.every((table) => table !== undefined)) return undefined;
     const isHost = isHostAddress(blueprint.addresses);
     const safetyNet = this.#isSafetyNet(listener);
     if (safetyNet && isOccupied(listener.bind, known, isHost)) {
       const message = `listener "${name}" has no safety net: a downstream on this host has its port`;
       served.alerts.raise('safety net', { message, level: 'info' });
       served.close();
-      return;
+      return undefined;
     }
     const onlyIpv6 = hasIpv4Twin(listener, blueprint);
     const terms = JSON.stringify([listener.bind, listener.source, listener.settings, safetyNet, onlyIpv6]);
@@ -109,33 +118,48 @@ class UserspaceDatapath implements Datapath {
     const before = served.snapshot;
     const snapshot = buildSnapshot(++this.#generation, usable, blueprint.addresses, forwarders, before);
     const news = !isOpen || !before || !sameTables(before, snapshot);
-    if (!isOpen) this.#open(served, terms, { safetyNet, onlyIpv6, forwarders, snapshot });
-    else if (!before || !sameSnapshot(before, snapshot) || !served.settled) {
-      // Where only the host's addresses are new, slots and counters stay.
-      const { generation, hostAddresses } = snapshot;
-      served.publish(news ? snapshot : { ...before, generation, hostAddresses });
-    }
-    if (!served.settled) {
+    const opening = isOpen ? undefined : this.#open(served, { safetyNet, onlyIpv6, forwarders, snapshot });
+    return () => {
+      if (opening) served.open(terms, this.#orClosed(served, opening.bind), snapshot);
+      else if (!before || !sameSnapshot(before, snapshot) || !served.settled) {
+        // Where only the host's addresses are new, slots and counters stay.
+        const { generation, hostAddresses } = snapshot;
+        served.publish(news ? snapshot : { ...before, generation, hostAddresses });
+      }
+      this.#say(served, { safetyNet, news }, problems);
+    };
+  }
+
+  #say(
+    { listener, snapshot, settled, alerts }: UserspaceListener,
+    { safetyNet, news }: { safetyNet: boolean; news: boolean },
+    problems: Problem[],
+  ): void {
+    const { id, name } = listener;
+    if (!settled) {
       const message = `a worker of listener "${name}" did not take the new downstreams in time`;
       problems.push({ subject: `endpoints(${name})`, message });
     }
     const well = safetyNet ? 'has its safety net again' : 'needs no safety net: worker threads serve it';
-    served.alerts.resolve('safety net', { message: `listener "${name}" ${well}` });
+    alerts.resolve('safety net', { message: `listener "${name}" ${well}` });
     if (safetyNet || !news) return;
-    const endpoints = snapshot.downstreams.length;
-    this.#log.info('updated userspace downstream set', { listener_id: listener.id, endpoints });
+    const endpoints = snapshot!.downstreams.length;
+    this.#log.info('updated userspace downstream set', { listener_id: id, endpoints });
   }
 
   /** What is open on other terms serves on meanwhile; but where these cannot be had, not by tables that are old. */
   #open(
     served: UserspaceListener,
-    terms: string,
     wanted: Pick<OpenListenerOptions, 'safetyNet' | 'onlyIpv6' | 'forwarders' | 'snapshot'>,
-  ): void {
+  ): Opening {
     const once = (level: 'info' | 'warn', line: string) => this.#once(level, line);
     const [log, startThread] = [this.#log, this.#startThread];
+    return this.#orClosed(served, () => openListener(served.listener, { ...wanted, log, once, startThread }));
+  }
+
+  #orClosed<T>(served: UserspaceListener, open: () => T): T {
     try {
-      served.open(terms, openListener(served.listener, { ...wanted, log, once, startThread }), wanted.snapshot);
+      return open();
     } catch (error) {
       served.close();
       throw error;

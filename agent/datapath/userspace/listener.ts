@@ -8,7 +8,7 @@ import { RetiredCounts } from '../retired-counts.ts';
 import type { OpenedListener } from './open-listener.ts';
 import { REASONS } from './reasons.ts';
 import { countsOf, type TableSnapshot } from './snapshot.ts';
-import { receiveDrops } from './sockets/open.ts';
+import { receiveDrops, withdraw } from './sockets/open.ts';
 import type { ForwarderGroup } from './workers/pool.ts';
 import type { Totals } from './workers/state.ts';
 
@@ -94,14 +94,22 @@ export class UserspaceListener {
     };
   }
 
-  /** Tells the group to end, without waiting for it. */
+  /** Takes the sockets from where datagrams come, and tells the group to end, without waiting for it. */
   stop(): void {
+    for (const { fd } of this.#sockets) {
+      try {
+        withdraw(fd);
+      } catch {
+        // Then what comes at the very end is lost with the socket.
+      }
+    }
     this.#group?.stop();
   }
 
-  /** Ends the group, then closes the sockets. What was counted stays. */
+  /** Ends the group once it has forwarded what is in the sockets, then closes them. What was counted stays. */
   close(): void {
     if (!this.#group) return;
+    this.stop();
     this.#group.close();
     this.#readDrops();
     this.#past = [this.#past, ...this.#group.totals()].reduce(add);

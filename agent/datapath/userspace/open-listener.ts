@@ -1,4 +1,7 @@
-/** Opens a listener: its sockets, and threads or, for the safety net, this thread to serve them. */
+/**
+ * Opens a listener: its sockets, and threads or, for the safety net, this thread to serve them. They serve first and are
+ * bound then: a socket that nobody reads yet would lose what its buffer does not hold.
+ */
 import { missingCapabilities } from '../../capabilities.ts';
 import { libc } from '../../ffi/libc.ts';
 import { abilities } from '../../kernel/abilities.ts';
@@ -7,7 +10,7 @@ import type { Listener } from '../../model.ts';
 import type { Preserve } from './forward/source-paths.ts';
 import { SafetyNet } from './safety-net.ts';
 import type { TableSnapshot } from './snapshot.ts';
-import { type ListenerSocket, openListenerSocket } from './sockets/open.ts';
+import { bindTo, type ListenerSocket, openListenerSocket, tryBind } from './sockets/open.ts';
 import { allowedCpus } from './workers/cpus.ts';
 import { type ForwarderGroup, type StartThread, WorkerPool } from './workers/pool.ts';
 
@@ -30,33 +33,57 @@ export interface OpenedListener {
   readonly group: ForwarderGroup;
 }
 
+/** A listener whose workers get ready; others' may meanwhile. To be bound, and only once. */
+export interface Opening {
+  /** Waits for the workers. Leaves nothing open where it throws SystemError. */
+  bind(): OpenedListener;
+}
+
+/** A worker that is not ready by then finds in its socket what came; it takes a twentieth of it where the machine is idle. */
+const READY_MS = 5000;
+
 /** Leaves nothing open where it throws: SystemError, or why sources cannot be kept or no thread be had. */
-export function openListener(listener: Listener, options: OpenListenerOptions): OpenedListener {
+export function openListener(listener: Listener, options: OpenListenerOptions): Opening {
   const preserve = preserveOf(listener, options);
-  const fds = bindAll(listener, options);
+  const fds = openAll(listener, options);
   try {
     const group = options.safetyNet
       ? openSafetyNet(listener, fds[0]!, preserve, options)
       : openPool(listener, fds, preserve, options);
-    return { fds, group };
+    return { bind: () => bindAll(listener, { fds, group }) };
   } catch (error) {
     for (const fd of fds) libc.close(fd);
     throw error;
   }
 }
 
-function bindAll({ name, bind, settings }: Listener, options: OpenListenerOptions): number[] {
+function bindAll({ bind }: Listener, opened: OpenedListener): OpenedListener {
+  const { fds, group } = opened;
+  try {
+    group.ready(READY_MS);
+    for (const fd of fds) bindTo(fd, bind);
+    return opened;
+  } catch (error) {
+    group.close();
+    for (const fd of fds) libc.close(fd);
+    throw error;
+  }
+}
+
+function openAll({ name, bind, settings }: Listener, options: OpenListenerOptions): number[] {
   const { once, safetyNet, onlyIpv6, forwarders } = options;
   const sockets: ListenerSocket[] = [];
   const blocking = !safetyNet;
   // A socket with UDP_GRO has the kernel merge a flow's datagrams as early as on the NIC, before the kernel path's
   // program sees them: whole bursts would go to one downstream.
   const coalesces = !safetyNet && abilities().coalesces;
+  const { recvBufSize: receiveBuffer } = settings;
+  const each = { receiveBuffer, blocking, coalesces, onlyIpv6, isFurther: false };
+  // No thread is started for a port that is not to be had.
+  tryBind(bind, each);
   try {
     while (sockets.length < forwarders) {
-      const isFurther = sockets.length > 0;
-      const { recvBufSize: receiveBuffer } = settings;
-      sockets.push(openListenerSocket(bind, { receiveBuffer, blocking, coalesces, onlyIpv6, isFurther }));
+      sockets.push(openListenerSocket(bind, { ...each, isFurther: sockets.length > 0 }));
     }
   } catch (error) {
     for (const { fd } of sockets) libc.close(fd);

@@ -12,12 +12,13 @@ import { Forwarder, type ForwarderOptions, maxDescriptors } from './forward/forw
 import type { TableSnapshot } from './snapshot.ts';
 import { Descriptors } from './sockets/descriptors.ts';
 import type { ForwarderGroup } from './workers/pool.ts';
-import { type Totals, WorkerState } from './workers/state.ts';
+import { pollUntil, type Totals, WorkerState } from './workers/state.ts';
 
 /** Batches in a row before the event loop has its turn: readiness, metrics and the reconciler live there too. */
 const BATCHES_A_TURN = 4;
 const PAUSE_MS = 1000;
 const LAST_BATCHES = 256;
+const ON_ITS_WAY_MS = 1;
 
 /** Shared by the safety nets of this thread, since no two of them are ever at work at once; gone with the last. */
 const shared = new Map<string, WeakRef<BatchBuffers>>();
@@ -48,6 +49,10 @@ export class SafetyNet implements ForwarderGroup {
     this.#listen();
   }
 
+  ready(): boolean {
+    return true;
+  }
+
   publish(snapshot: TableSnapshot): boolean {
     this.#snapshot = snapshot;
     this.#forwarder?.adopt(snapshot);
@@ -63,6 +68,8 @@ export class SafetyNet implements ForwarderGroup {
   close(): void {
     this.#watch?.close();
     this.#cancelPause?.();
+    // What was on its way to the socket when it was withdrawn. Where nothing ever came, nothing does now.
+    if (this.#forwarder) pollUntil(ON_ITS_WAY_MS, () => false);
     this.#try(LAST_BATCHES);
     this.#descriptors.closeAll();
     this.#alerts.close();

@@ -21,7 +21,9 @@ import { setBuffer, setOption } from '../../../ffi/socket-options.ts';
 import { encodeSockaddr } from '../messages/layout.ts';
 
 /** asm-generic/socket.h */
-const SO = { REUSEADDR: 2, REUSEPORT: 15, MEMINFO: 55 } as const;
+const SO = { REUSEADDR: 2, REUSEPORT: 15, MEMINFO: 55, BINDTOIFINDEX: 62 } as const;
+/** An interface that no host has: a socket that is bound to it receives nothing. */
+const NO_INTERFACE = 0x7fff_ffff;
 /** linux/sock_diag.h: what SO_RXQ_OVFL reports with a datagram, readable at any time. */
 const SK_MEMINFO_DROPS = 8;
 /** linux/in.h, linux/in6.h */
@@ -59,7 +61,7 @@ export interface ListenerOptions {
   readonly isFurther: boolean;
 }
 
-/** Binds one of a listener's sockets. Throws SystemError. */
+/** One of a listener's sockets, which receives nothing before it is bound. Throws SystemError. */
 export function openListenerSocket(bind: SocketAddress, options: ListenerOptions): ListenerSocket {
   return opened(bind.family, SOCK_DGRAM | (options.blocking ? 0 : SOCK_NONBLOCK), 0, (fd) => {
     setOption(fd, SOL_SOCKET, SO.REUSEPORT, 1);
@@ -75,9 +77,27 @@ export function openListenerSocket(bind: SocketAddress, options: ListenerOptions
     if (options.coalesces) setOption(fd, SOL_UDP, UDP_GRO, 1);
     if (options.isFurther) tellCopies(fd, bind);
     const clamped = setReceiveBuffer(fd, options.receiveBuffer);
-    bindTo(fd, bind);
     return { fd, ...(clamped && { clamped }) };
   });
+}
+
+/** Throws SystemError where nobody may bind to the address, or somebody has. No datagram comes here meanwhile. */
+export function tryBind(bind: SocketAddress, options: ListenerOptions): void {
+  const { fd } = openListenerSocket(bind, options);
+  try {
+    withdraw(fd);
+    bindTo(fd, bind);
+  } finally {
+    libc.close(fd);
+  }
+}
+
+/**
+ * Takes a socket out of its SO_REUSEPORT group, at once and for good: what comes from now on goes to the others, and what
+ * is in its buffer can still be received. Throws SystemError.
+ */
+export function withdraw(fd: number): void {
+  setOption(fd, SOL_SOCKET, SO.BINDTOIFINDEX, NO_INTERFACE);
 }
 
 /**
@@ -181,7 +201,8 @@ function setReceiveBuffer(fd: number, asked: number): ListenerSocket['clamped'] 
   return got[0]! / 2 < asked ? { asked, got: got[0]! / 2 } : undefined;
 }
 
-function bindTo(fd: number, address: SocketAddress): void {
+/** Throws SystemError. */
+export function bindTo(fd: number, address: SocketAddress): void {
   const bytes = encodeSockaddr(address);
   check('bind', libc.bind(fd, bytes, bytes.byteLength));
 }

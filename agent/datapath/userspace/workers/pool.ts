@@ -47,6 +47,8 @@ export interface PoolOptions {
 
 /** What forwards a listener's datagrams, whether threads of a pool or the agent's own. */
 export interface ForwarderGroup {
+  /** Waits until all forwarders receive; false if some do not within `limit` ms. */
+  ready(limit: number): boolean;
   /** Goes by another snapshot; when it returns, nothing goes by the old one. False if that could not be had in time. */
   publish(snapshot: TableSnapshot): boolean;
   totals(): readonly Totals[];
@@ -74,6 +76,10 @@ export class WorkerPool implements ForwarderGroup {
       this.#end();
       throw error;
     }
+  }
+
+  ready(limit: number): boolean {
+    return pollUntil(limit, () => this.#workers.every(({ state }) => state.ready || state.left));
   }
 
   publish(snapshot: TableSnapshot): boolean {

@@ -4,7 +4,7 @@
  */
 import { REASONS } from '../reasons.ts';
 
-const WORDS = { TURN: 0, ADOPTED: 1, GENERATION: 2, STOP: 3, LEFT: 4 } as const;
+const WORDS = { TURN: 0, ADOPTED: 1, GENERATION: 2, STOP: 3, LEFT: 4, BEAT: 5 } as const;
 const CELLS = { RECEIVED: 0, BYTES_RECEIVED: 1, FORWARDED: 2, BYTES_FORWARDED: 3, REASONS: 4 } as const;
 const HEAD = 32;
 const PAUSE_MS = 0.05;
@@ -37,6 +37,16 @@ export class WorkerState {
 
   rest(): void {
     Atomics.add(this.#words, WORDS.TURN, 1);
+  }
+
+  /** The forwarder receives, though it has got nothing just now. */
+  beat(): void {
+    Atomics.add(this.#words, WORDS.BEAT, 1);
+  }
+
+  /** The forwarder has begun to receive. */
+  get ready(): boolean {
+    return Atomics.load(this.#words, WORDS.BEAT) !== 0;
   }
 
   received(datagrams: number, bytes: number): void {
@@ -88,6 +98,7 @@ export class WorkerState {
   /** The next one begins. */
   enter(): void {
     Atomics.store(this.#words, WORDS.LEFT, 0);
+    Atomics.store(this.#words, WORDS.BEAT, 0);
   }
 
   /**

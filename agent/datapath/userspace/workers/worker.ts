@@ -35,7 +35,10 @@ function open(): Forwarder {
 }
 
 function run(forwarder: Forwarder): void {
-  while (!state.stopping) work(forwarder, 0);
+  state.beat();
+  while (!state.stopping) if (work(forwarder, 0) === 0) state.beat();
+  // The socket has been withdrawn, but what was on its way to it then comes all the same.
+  work(forwarder, 0);
   for (let batch = 0; batch < LAST_BATCHES && work(forwarder, MSG_DONTWAIT) > 0; batch++);
 }
 
