@@ -54,11 +54,14 @@ export interface Settings {
   /** Worker threads a listener; 0: one for each CPU. */
   readonly workers: number;
   readonly pinCpus: boolean;
-  /** SO_RCVBUF in bytes; 0: the system's. */
+  /** SO_RCVBUF in bytes; 0: DEFAULT_RECEIVE_BUFFER. */
   readonly recvBufSize: number;
   /** Sockets bound to clients' addresses that a worker holds at most, where the source is preserved. */
   readonly maxSources: number;
 }
+
+/** Bytes of receive buffer: some thousand datagrams, which is a sender's whole burst while its worker gets to run. */
+export const DEFAULT_RECEIVE_BUFFER = 4 << 20;
 
 /** What an EndpointSlice or the static list says, before policy and health. */
 export interface Endpoint {

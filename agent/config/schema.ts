@@ -77,7 +77,7 @@ const settings = section({
   pin_cpus: trueOrFalse().default(true).describe('Pin each worker thread to a CPU. Default: true.'),
   recv_buf_size: wholeNumber(0, 2 ** 31 - 1)
     .default(0)
-    .describe("Receive buffer of each userspace socket, in bytes, 0 to 2147483647. Default: 0, the system's."),
+    .describe('Receive buffer of each userspace socket, in bytes, 0 to 2147483647. Default: 0, 4 MiB.'),
   max_sources: wholeNumber(1, 65536)
     .default(512)
     .describe('Clients that each worker thread keeps a socket for to preserve their source, 1 to 65536. Default: 512.'),

@@ -1,5 +1,5 @@
 /** The sysctls that decide whether datagrams leave this node, and whether their way back is believed. */
-import { familiesOf } from '../model.ts';
+import { DEFAULT_RECEIVE_BUFFER, familiesOf } from '../model.ts';
 import { findLink, type Link } from '../netlink/link.ts';
 import { type Finding, ok, warn } from './finding.ts';
 import { interfaceNames, kernelListeners, type Requirements } from './requirements.ts';
@@ -69,12 +69,19 @@ function reversePath(name: string, { sysctl }: SysctlFacts, consequence: string)
 
 function receiveBuffers({ sysctl, mayForceBuffers }: SysctlFacts, { listeners }: Requirements): Finding[] {
   const most = Number(sysctl('net/core/rmem_max') ?? Number.POSITIVE_INFINITY);
-  const asking = listeners.filter(({ settings }) => settings.recvBufSize > 0);
-  return asking.map(({ name, settings: { recvBufSize } }) => {
+  return listeners.flatMap(({ name, settings: { recvBufSize } }) => {
     const what = `receive buffer ${name}`;
+    if (recvBufSize === 0) return defaultBuffer(what, most, mayForceBuffers);
     if (recvBufSize <= most) return ok(what, `recv_buf_size ${recvBufSize} is within rmem_max ${most}`);
     if (mayForceBuffers) return ok(what, `recv_buf_size ${recvBufSize} is above rmem_max, which NET_ADMIN may pass`);
     const means = `recv_buf_size ${recvBufSize} is above rmem_max ${most}, which is all that the kernel grants`;
     return warn(what, means, `sysctl -w net.core.rmem_max=${recvBufSize}, or add the capability NET_ADMIN`);
   });
+}
+
+/** Nobody asked for it, so it is only worth a line where it cannot be had. */
+function defaultBuffer(what: string, most: number, mayForce: boolean): Finding[] {
+  if (mayForce || most >= DEFAULT_RECEIVE_BUFFER) return [];
+  const means = `rmem_max ${most} is all that the kernel grants of ${DEFAULT_RECEIVE_BUFFER} bytes: a burst of a few hundred datagrams overflows it`;
+  return [warn(what, means, `sysctl -w net.core.rmem_max=${DEFAULT_RECEIVE_BUFFER}, or add the capability NET_ADMIN`)];
 }

@@ -240,6 +240,21 @@ describe.skipIf(obstacle)(title('userspace: downstreams that fail'), () => {
     if (kind === 'refused') expect(dropped.ECONNREFUSED).toBeGreaterThan(0);
   });
 
+  test.each(['userspace', 'tc_ebpf'])('a burst waits whole for a reader that sleeps (%s)', async (mode) => {
+    const { node, pods } = built(singleNode());
+    const base = listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods });
+    const agent = startAgent(node, config({ ...base, mode, settings: { workers: 1 } } as typeof base));
+    cleanUps.push(() => agent.stop());
+    await agent.waitFor(mode === 'userspace' ? WORKING : ATTACHED);
+    const at = await receivers(pods);
+    agent.kill('SIGSTOP');
+    // From the node itself, so that the safety net has them too.
+    const sent = await send(node, { to: '10.0.0.1:9000', from: '10.0.0.1:40000', count: 301, size: 1400, rate: 0 });
+    agent.kill('SIGCONT');
+    expect(union(await at.report({ expect: 301 }), sent)).toEqual({ received: 301, missing: [], duplicated: [] });
+    expect(await ledger(agent, 'test', 301)).toMatchObject({ forwarded: 301, dropped: {} });
+  });
+
   test('what finds the receive buffer full is received and dropped, with its reason', async () => {
     const { client, node, pods } = built(singleNode());
     const settings = { workers: 1, recv_buf_size: 64 << 10 };

@@ -187,8 +187,9 @@ describe('sysctls', () => {
     'net/ipv4/conf/eth0/forwarding': '1',
     'net/ipv4/conf/all/rp_filter': '0',
     'net/ipv4/conf/eth0/rp_filter': '2',
-    'net/core/rmem_max': '212992',
+    'net/core/rmem_max': '4194304',
   };
+  const small = { 'net/core/rmem_max': '212992' };
   const found = (change: Record<string, string>, w = wants(), mayForceBuffers = false) => {
     const values: Record<string, string> = { ...usual, ...change };
     const links = [aLink(), aLink({ index: 3, name: 'flannel.1' })];
@@ -214,8 +215,10 @@ describe('sysctls', () => {
       'rp_filter eth0: is 2',
     ],
     ['the receivers’ side', () => found({ 'net/ipv4/conf/flannel.1/rp_filter': '1' }), 'warn', 'other nodes'],
-    ['rmem_max', () => found({}, buffer), 'warn', 'recv_buf_size 16777216', 'net.core.rmem_max=16777216'],
-    ['rmem_max passed over', () => found({}, buffer, true), 'ok', 'which NET_ADMIN may pass'],
+    ['rmem_max', () => found(small, buffer), 'warn', 'recv_buf_size 16777216', 'net.core.rmem_max=16777216'],
+    ['rmem_max passed over', () => found(small, buffer, true), 'ok', 'which NET_ADMIN may pass'],
+    ['rmem_max below the default', () => found(small), 'warn', '212992 is all that', 'net.core.rmem_max=4194304'],
+    ['the default passed over', () => found(small, wants(), true), 'ok', 'forwarding IPv4 eth0: is on'],
   ]);
 });
 

@@ -6,7 +6,7 @@ import { missingCapabilities } from '../../capabilities.ts';
 import { libc } from '../../ffi/libc.ts';
 import { abilities } from '../../kernel/abilities.ts';
 import type { Log } from '../../log.ts';
-import type { Listener } from '../../model.ts';
+import { DEFAULT_RECEIVE_BUFFER, type Listener } from '../../model.ts';
 import type { Preserve } from './forward/source-paths.ts';
 import { SafetyNet } from './safety-net.ts';
 import type { TableSnapshot } from './snapshot.ts';
@@ -77,7 +77,7 @@ function openAll({ name, bind, settings }: Listener, options: OpenListenerOption
   // A socket with UDP_GRO has the kernel merge a flow's datagrams as early as on the NIC, before the kernel path's
   // program sees them: whole bursts would go to one downstream.
   const coalesces = !safetyNet && abilities().coalesces;
-  const { recvBufSize: receiveBuffer } = settings;
+  const receiveBuffer = settings.recvBufSize || DEFAULT_RECEIVE_BUFFER;
   const each = { receiveBuffer, blocking, coalesces, onlyIpv6, isFurther: false };
   // No thread is started for a port that is not to be had.
   tryBind(bind, each);
@@ -92,7 +92,11 @@ function openAll({ name, bind, settings }: Listener, options: OpenListenerOption
   const clamped = sockets[0]?.clamped;
   if (clamped) {
     const got = `receive buffer of listener "${name}": asked for ${clamped.asked} bytes, got ${clamped.got}`;
-    once('warn', `${got}: raise the sysctl net.core.rmem_max, or add the capability NET_ADMIN`);
+    // Who asks for nothing has as much as there is.
+    once(
+      settings.recvBufSize > 0 ? 'warn' : 'info',
+      `${got}: raise the sysctl net.core.rmem_max, or add the capability NET_ADMIN`,
+    );
   }
   return sockets.map(({ fd }) => fd);
 }

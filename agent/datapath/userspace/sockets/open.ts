@@ -49,7 +49,7 @@ export interface ListenerSocket {
 
 /** How a listener's socket differs from any other. */
 export interface ListenerOptions {
-  /** Asked for with SO_RCVBUFFORCE, or else SO_RCVBUF; 0 leaves the system's. */
+  /** Asked for with SO_RCVBUFFORCE, or else SO_RCVBUF. */
   readonly receiveBuffer: number;
   /** Whether a receive waits, or says EAGAIN. */
   readonly blocking: boolean;
@@ -193,7 +193,6 @@ function setTransparent(fd: number, family: Family): void {
 
 /** What was asked and got if it was less; undefined if all is as asked. */
 function setReceiveBuffer(fd: number, asked: number): ListenerSocket['clamped'] {
-  if (asked === 0) return undefined;
   setBuffer(fd, 'receive', asked);
   const got = new Int32Array(1);
   check('getsockopt(SO_RCVBUF)', libc.getsockopt(fd, SOL_SOCKET, SO_RCVBUF, got, new Uint32Array([4])));
