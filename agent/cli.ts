@@ -8,6 +8,7 @@ import { detachAll } from './datapath/tc/clsact.ts';
 import type { LogFormat, LogLevel } from './log.ts';
 import { type AgentOptions, runAgent } from './main.ts';
 import { openHost } from './netlink/host.ts';
+import { written } from './output.ts';
 import { version } from './version.ts';
 
 const USAGE = `udp-fanout: spreads UDP datagrams over live downstreams, one each, source intact
@@ -21,14 +22,27 @@ const USAGE = `udp-fanout: spreads UDP datagrams over live downstreams, one each
   udp-fanout --help | --version
 `;
 
+/** For the last words of an agent whose log nobody reads: it has to end, and be started again. */
+const LAST_WORDS_MS = 5000;
+
 const EXIT = { ok: 0, failure: 1, usage: 2 } as const;
 
 class UsageError extends Error {}
 
-/** Runs one command; the exit code is 0, 1 for a failure at run time, 2 for bad usage or config. */
+/**
+ * Runs one command, until all that it says is written; the exit code is 0, 1 for a failure at run time, 2 for bad usage
+ * or config.
+ */
 export async function run(args: readonly string[]): Promise<number> {
+  const code = await outcome(args);
+  await written(COMMANDS.has(args[0] ?? '') ? undefined : LAST_WORDS_MS);
+  return code;
+}
+
+async function outcome(args: readonly string[]): Promise<number> {
   try {
-    return await dispatch(args);
+    const [command = '', ...rest] = args;
+    return await (COMMANDS.get(command)?.(rest) ?? runAgent(agentOptions(args)));
   } catch (error) {
     process.stderr.write(`${(error as Error).message}\n`);
     if (error instanceof UsageError) process.stderr.write(`\n${USAGE}`);
@@ -36,34 +50,27 @@ export async function run(args: readonly string[]): Promise<number> {
   }
 }
 
-async function dispatch(args: readonly string[]): Promise<number> {
-  const [command, ...rest] = args;
-  switch (command) {
-    case 'check':
-      return checkConfig(rest);
-    case 'doctor':
-      return examine(rest);
-    case 'detach':
-      return detachEverything(rest);
-    case undefined:
-    case '--help':
-    case '-h':
-      process.stdout.write(USAGE);
-      return command === undefined ? EXIT.usage : EXIT.ok;
-    case '--version':
-      process.stdout.write(`${version()}\n`);
-      return EXIT.ok;
-    default:
-      return runAgent(agentOptions(args));
-  }
+/** Whatever is none of these runs the agent. */
+const COMMANDS = new Map<string, (args: readonly string[]) => number | Promise<number>>([
+  ['check', checkConfig],
+  ['doctor', examine],
+  ['detach', detachEverything],
+  ['', () => say(USAGE, EXIT.usage)],
+  ['--help', () => say(USAGE)],
+  ['-h', () => say(USAGE)],
+  ['--version', () => say(`${version()}\n`)],
+]);
+
+function say(text: string, code: number = EXIT.ok): number {
+  process.stdout.write(text);
+  return code;
 }
 
 function checkConfig(args: readonly string[]): number {
   const [file, ...more] = args;
   if (file === undefined || more.length > 0) throw new UsageError('check wants one file');
   const { listeners } = loadConfig(file);
-  process.stdout.write(`${file}: ok, ${listeners.length} listener${listeners.length === 1 ? '' : 's'}\n`);
-  return EXIT.ok;
+  return say(`${file}: ok, ${listeners.length} listener${listeners.length === 1 ? '' : 's'}\n`);
 }
 
 async function examine(args: readonly string[]): Promise<number> {

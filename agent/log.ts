@@ -2,8 +2,8 @@
  * The log: one line an event on standard output. The message carries its fields as text in both formats, so that one
  * grep finds the line in either; JSON has them beside it as well.
  */
-import { writeSync } from 'node:fs';
 import pino from 'pino';
+import { writeLine } from './output.ts';
 
 export type LogLevel = 'trace' | 'debug' | 'info' | 'warn' | 'error';
 export type LogFormat = 'text' | 'json';
@@ -12,10 +12,8 @@ export type Fields = Readonly<Record<string, string | number | boolean>>;
 type Write = (message: string, fields?: Fields) => void;
 export type Log = Readonly<Record<LogLevel, Write>>;
 
-const STDOUT = 1;
-
-/** `write` takes whole lines; by default they go to standard output at once, so that none is lost at exit. */
-export function openLog(level: LogLevel, format: LogFormat, write: (line: string) => void = writeStdout): Log {
+/** `write` takes whole lines; by default they go to standard output. */
+export function openLog(level: LogLevel, format: LogFormat, write: (line: string) => void = writeLine): Log {
   const logger = pino(
     {
       level,
@@ -39,12 +37,4 @@ function withFields(message: string, fields: Fields): string {
 function textLine(json: string): string {
   const { time, level, msg } = JSON.parse(json) as { time: string; level: string; msg: string };
   return `${time} ${level} ${msg.replaceAll('\n', ' ')}\n`;
-}
-
-function writeStdout(line: string): void {
-  try {
-    writeSync(STDOUT, line);
-  } catch {
-    // Nobody reads (EPIPE) or not fast enough (EAGAIN): forwarding must not depend on who reads the log.
-  }
 }
