@@ -1,7 +1,15 @@
 /** From YAML text to plain data: what is written, where, and what this config does not take of YAML. */
-import { isScalar, type ParsedNode, parseDocument, type YAMLError } from 'yaml';
+import { isScalar, Lexer, type ParsedNode, parseDocument, type YAMLError } from 'yaml';
 import { plainValue } from './plain.ts';
 import { type Diagnostic, type Locate, locator, type Path, type Position, positionsIn } from './position.ts';
+import { WANT_LESS } from './text.ts';
+
+/**
+ * Most of what the lexer tells apart: words, marks, spaces, ends of lines. It is these that take memory and time, up to two
+ * kilobytes each where all are mistakes. A downstream has 9 to 22, so that a file of 1 MiB has up to 330,000; a list of
+ * single characters would have 1.5 million.
+ */
+const MAX_TOKENS = 400_000;
 
 export interface Document {
   /** Plain data; a value that could not be read is undefined under its key. The whole is undefined for an unusable file. */
@@ -16,6 +24,7 @@ export interface Document {
 export function readDocument(fileText: string): Document {
   const text = fileText.startsWith('\uFEFF') ? fileText.slice(1) : fileText;
   const positionOf = positionsIn(text);
+  if (hasMoreTokens(text, MAX_TOKENS)) return unusable([{ line: 1, col: 1, message: TOO_LONG }]);
   const document = parseDocument(text, {
     schema: 'core',
     version: '1.2',
@@ -41,6 +50,15 @@ export function readDocument(fileText: string): Document {
   const refused = refusals.map(({ offset, message }) => ({ ...positionOf(offset), message }));
   return { value, unread, locate: locator(root, positionOf), diagnostics: [...diagnostics, ...refused] };
 }
+
+/** The lexer keeps none of them. */
+function hasMoreTokens(text: string, most: number): boolean {
+  let count = 0;
+  for (const _ of new Lexer().lex(text)) if (++count > most) return true;
+  return false;
+}
+
+const TOO_LONG = `more than ${MAX_TOKENS} words, marks and spaces, ${WANT_LESS}`;
 
 const EMPTY = 'the file is empty, want YAML with at least "listeners:"';
 
@@ -85,10 +103,13 @@ function syntaxMessage(error: YAMLError): string {
   }
 }
 
+const ADDRESS_LENGTH = 64;
+
 /** The `[::]:5514` without quotes at whose port the parser stumbled, if that is what happened. */
 function unquotedAddress(text: string, offset: number): { text: string; offset: number } | undefined {
-  const open = text.lastIndexOf('[', offset);
-  if (open < 0) return undefined;
-  const found = /^\[[0-9a-fA-F:.]*\]:\d+/.exec(text.slice(open, open + 64))?.[0];
+  const start = Math.max(0, offset - ADDRESS_LENGTH);
+  const open = start + text.slice(start, offset + 1).lastIndexOf('[');
+  if (open < start) return undefined;
+  const found = /^\[[0-9a-fA-F:.]*\]:\d+/.exec(text.slice(open, open + ADDRESS_LENGTH))?.[0];
   return found !== undefined && open + found.length > offset ? { text: found, offset: open } : undefined;
 }

@@ -1,5 +1,4 @@
 /** From a YAML file to a Config, or to every mistake in it with line and column. */
-import { readFileSync } from 'node:fs';
 import type { SocketAddress } from '../address.ts';
 import type { EndpointSpec, Listener, Settings } from '../model.ts';
 import { type Document, readDocument } from './document.ts';
@@ -8,6 +7,7 @@ import { explain, misspelt, pathOf } from './explain.ts';
 import { type Diagnostic, type Locate, type Path, pathText, placed } from './position.ts';
 import { crossFindings } from './rules.ts';
 import { type ConfigOutput, configSchema, type LOG_FORMATS, type LOG_LEVELS, type PROTOCOLS } from './schema.ts';
+import { readText } from './text.ts';
 
 export type { Diagnostic } from './position.ts';
 
@@ -51,17 +51,29 @@ export class ConfigError extends Error {
 
 /** Reads and checks the config in `file`. Throws ConfigError, also where the file cannot be read. */
 export function loadConfig(file: string, surroundings: Surroundings = {}): Config {
-  return parseConfig(readText(file), file, surroundings);
+  const text = readText(file);
+  if (typeof text !== 'string') throw new ConfigError(file, [text]);
+  return parseConfig(text, file, surroundings);
 }
 
 /** Checks the YAML in `text`; `file` only names it. Throws ConfigError with every mistake, in the order of the file. */
 export function parseConfig(text: string, file: string, surroundings: Surroundings = {}): Config {
   const document = readDocument(text);
   if (document.value === undefined) throw new ConfigError(file, inOrder(document.diagnostics));
-  const parsed = configSchema.safeParse(document.value);
+  const parsed = judged(document.value, file);
   const diagnostics = [...document.diagnostics, ...findMistakes(document, parsed.error?.issues ?? [])];
   if (parsed.data === undefined || diagnostics.length > 0) throw new ConfigError(file, inOrder(diagnostics));
   return toConfig(parsed.data, surroundings);
+}
+
+/** The schema hands issues on as arguments of a call: more than some hundred thousand find no room on the stack. */
+function judged(value: unknown, file: string) {
+  try {
+    return configSchema.safeParse(value);
+  } catch (cause) {
+    if (!(cause instanceof RangeError)) throw cause;
+    throw new ConfigError(file, [{ line: 1, col: 1, message: 'has more mistakes than can be listed' }], { cause });
+  }
 }
 
 type Issues = Parameters<typeof explain>[0];
@@ -142,41 +154,4 @@ function toSettings(settings: ConfigOutput['listeners'][number]['settings']): Se
     recvBufSize: settings.recv_buf_size,
     maxSources: settings.max_sources,
   };
-}
-
-function readText(file: string): string {
-  const bytes = readBytes(file);
-  try {
-    return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
-  } catch (cause) {
-    // Lossless up to the first bad byte, which the lossy decoder marks.
-    const before = new TextDecoder().decode(bytes).split('\uFFFD', 1).join().split('\n');
-    const col = [...(before.at(-1) ?? '')].length + 1;
-    throw new ConfigError(file, [{ line: before.length, col, message: 'not UTF-8 text, want YAML in UTF-8' }], {
-      cause,
-    });
-  }
-}
-
-function readBytes(file: string): Uint8Array {
-  try {
-    return readFileSync(file);
-  } catch (cause) {
-    throw new ConfigError(file, [{ line: 1, col: 1, message: unreadable(cause) }], { cause });
-  }
-}
-
-function unreadable(cause: unknown): string {
-  const code = cause instanceof Error && 'code' in cause ? String(cause.code) : String(cause);
-  switch (code) {
-    case 'ENOENT':
-      return 'no such file, want the path of a YAML file';
-    case 'EISDIR':
-      return 'is a directory, want a YAML file';
-    case 'EACCES':
-    case 'EPERM':
-      return 'permission denied, want a file that this user may read';
-    default:
-      return `cannot be read (${code}), want a readable YAML file`;
-  }
 }

@@ -753,6 +753,62 @@ describe('loadConfig', () => {
   });
 });
 
+describe('a file that is too much to read', () => {
+  const LESS = 'want fewer static downstreams; those of a Service (kubernetes) need no room in the file';
+  const LARGE = `the file is larger than 1048576 bytes (1 MiB), ${LESS}`;
+  const LONG = `1:1: more than 400000 words, marks and spaces, ${LESS}`;
+  /** As many static downstreams as make a file of nearly 1 MiB. */
+  const full = (style: (address: string) => string) => {
+    const lists = Array.from({ length: 8 }, (_, list) => {
+      const addresses = Array.from({ length: 4096 }, (_, index) => `10.${list}.${index >> 8}.${index & 255}:9000`);
+      const head = `  - name: l${list}\n    bind: "0.0.0.0:${5000 + list}"\n    interface: eth0\n    downstream:\n`;
+      return head + addresses.map((address) => `      - ${style(address)}\n`).join('');
+    });
+    const text = `listeners:\n${lists.join('')}`.slice(0, 1 << 20);
+    return text.slice(0, text.lastIndexOf('      - '));
+  };
+
+  test.each([
+    ['an endless one', '/dev/zero'],
+    ['one byte too many', undefined],
+  ])('is not read: %s', (_, endless) => {
+    const folder = mkdtempSync(join(tmpdir(), 'udp-fanout-config-'));
+    const file = endless ?? join(folder, 'large.yaml');
+    if (!endless) writeFileSync(file, config().padEnd((1 << 20) + 1, '\n'));
+    const { diagnostics } = failure(() => loadConfig(file));
+    rmSync(folder, { recursive: true });
+    expect(diagnostics).toEqual([{ line: 1, col: 1, message: LARGE }]);
+  });
+
+  test.each([
+    ['short items', `listeners: [${'1,'.repeat(500_000)}]`],
+    ['short lines', `listeners:\n${'- 1\n'.repeat(250_000)}`],
+    ['empty maps', `listeners: [${'{},'.repeat(300_000)}]`],
+    ['deep lists', `listeners: ${'['.repeat(500_000)}`],
+    ['deep dashes', '- '.repeat(500_000)],
+    ['line ends', '#\n'.repeat(500_000)],
+  ])('is not parsed: %s', (_, text) => {
+    expect(mistakesIn(text)).toEqual([LONG]);
+  });
+
+  test('has a syntax error on each line told, in time that grows with them', () => {
+    expect(mistakesIn(`listeners:\n${'- {\n'.repeat(40_000)}`)).toHaveLength(40_000);
+  });
+
+  test('says so where the schema finds more mistakes than it can hand on', () => {
+    const text = config({ source: `downstream: [${'*a,'.repeat(195_000)}]` });
+    expect(mistakesIn(text.replace('syslog', '&a syslog'))).toEqual(['1:1: has more mistakes than can be listed']);
+  });
+
+  test.each([
+    ['short', (address: string) => `address: ${address}`],
+    ['in braces', (address: string) => `{address: "${address}"}`],
+    ['named', (address: string) => `name: receiver-${address}\n        address: "${address}"\n        weight: 1`],
+  ])('is not one of 1 MiB of downstreams, %s', (_, style) => {
+    expect(mistakesIn(full(style))).toEqual([]);
+  });
+});
+
 describe('whatever the text', () => {
   const everything = [...GUIDE_LISTENERS.map(([, yaml]) => yaml), metrics('bind: "[::]:1"'), health('fall: 2')];
 
