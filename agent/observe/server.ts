@@ -2,6 +2,7 @@
 import fastify from 'fastify';
 import type { Registry } from 'prom-client';
 import { formatAddress, type SocketAddress } from '../address.ts';
+import { BOUNDS, boundConnections } from './connections.ts';
 
 export interface ServerOptions {
   readonly bind: SocketAddress;
@@ -19,8 +20,16 @@ export interface Server {
 
 /** Listens; throws where the port or address is not to be had, in one line. */
 export async function openServer({ bind, path, registry, unready, remarks }: ServerOptions): Promise<Server> {
-  const server = fastify({ logger: false, forceCloseConnections: true });
-  server.get(path, async (_request, reply) => reply.type(registry.contentType).send(await registry.metrics()));
+  const server = fastify({ logger: false, forceCloseConnections: true, ...BOUNDS });
+  boundConnections(server.server);
+  let scrape: Promise<string> | undefined;
+  server.get(path, async (_request, reply) => {
+    // Made once for all that ask at the same time: one connection may ask a hundred times in one packet.
+    scrape ??= registry.metrics().finally(() => {
+      scrape = undefined;
+    });
+    return reply.type(registry.contentType).send(await scrape);
+  });
   server.get('/healthz', async (_request, reply) => reply.type('text/plain').send('ok\n'));
   server.get('/readyz', async (_request, reply) => {
     const missing = unready();
