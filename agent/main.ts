@@ -18,6 +18,7 @@ import { type Log, type LogFormat, type LogLevel, openLog } from './log.ts';
 import { collectStartGarbage, keepHeapSmall } from './memory.ts';
 import { openHost } from './netlink/host.ts';
 import { watchNetwork } from './netlink/watch.ts';
+import { watchDescriptors } from './observe/descriptors.ts';
 import { watchLosses } from './observe/losses.ts';
 import { Reconciler } from './reconciler.ts';
 import { version } from './version.ts';
@@ -125,6 +126,8 @@ async function start(
   health.start(trigger);
   const losses = watchLosses({ log, counters, meaning, ...life.part('losses') });
   life.onClose('losses', () => losses.close());
+  const descriptors = watchDescriptors({ log, ...life.part('descriptors') });
+  life.onClose('descriptors', () => descriptors.close());
   collectStartGarbage();
   return true;
 }

@@ -75,6 +75,7 @@ export const SOL_UDP = 17;
 export const UDP_SEGMENT = 103;
 export const UDP_GRO = 104;
 /** asm-generic/resource.h */
+export const RLIMIT_NOFILE = 7;
 export const RLIMIT_MEMLOCK = 8;
 /** linux/fcntl.h: a copy of a descriptor, which does not go to a program that is executed. */
 export const F_DUPFD_CLOEXEC = 1030;

@@ -213,6 +213,32 @@ describe.skipIf(obstacle)(title('userspace: sources that are odd'), () => {
   );
 });
 
+describe.skipIf(obstacle)(title('userspace: few descriptors'), () => {
+  test('clients and downstreams leave some to the rest of the agent, and all sources are kept', async () => {
+    const { client, node, pods } = built(singleNode({ pods: 1 }));
+    const base = listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: [pods[0]!.address] });
+    const keys = { mode: 'userspace', source: 'preserve', settings: SETTINGS };
+    const under = ['sh', '-c', 'ulimit -n 256 && exec "$@"', 'sh'];
+    const agent = startAgent(node, config({ ...base, ...keys } as typeof base), { under });
+    cleanUps.push(() => agent.stop());
+    await agent.waitFor(WORKING);
+    const at = await receivers(pods);
+    const from = Array.from({ length: 600 }, (_, i) => `10.9.${i >> 8}.${i & 255}:${20000 + i}`);
+    const sent = await send(client, { to: '10.0.0.1:9000', from, count: 12_000, segments: 20, rate: 20_000 });
+    const report = await at.report({ expect: 12_000 });
+    expect(union(report, sent)).toEqual({ received: 12_000, missing: [], duplicated: [] });
+    expect(report.receivers[0]!.sources).toEqual(Object.fromEntries(from.map((source) => [source, 20])));
+    // Forwarding has taken all but those that are kept back, of which a few are in use.
+    const open = readdirSync(`/proc/${agent.pid}/fd`).length;
+    expect(open).toBeGreaterThan(120);
+    expect(open).toBeLessThan(140);
+    const scrapes = await Promise.all(Array.from({ length: 12 }, () => agent.get('/metrics')));
+    expect(scrapes.map(({ status }) => status)).toEqual(Array(12).fill(200));
+    await agent.waitFor(/WARN descriptors are short: .* limit=256 kept_back=128$/, { timeout: 12_000 });
+    expect((await ledger(agent, 'test', 12_000)).forwarded).toBe(12_000);
+  });
+});
+
 describe.skipIf(obstacle)(title('userspace: downstreams that fail'), () => {
   test.each([
     ['refused', 'nat', ['ECONNREFUSED']],

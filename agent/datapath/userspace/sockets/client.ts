@@ -93,7 +93,7 @@ export class ClientSockets {
   #openFor(source: Uint32Array, at: number): number {
     const family = (source[at]! & 0xf) as Family;
     try {
-      return this.#descriptors.own(this.#open(family, sockaddrOf(family, source, at)));
+      return this.#descriptors.ownSpare(this.#open(family, sockaddrOf(family, source, at)));
     } catch {
       return NONE;
     }

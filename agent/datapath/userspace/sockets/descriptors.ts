@@ -3,12 +3,16 @@
  * started it closes. An entry goes before its descriptor is closed, so none is closed a second time, when its number may
  * be somebody else's by then.
  */
+import { constants } from 'node:os';
+import { SystemError } from '../../../ffi/errno.ts';
 import { libc } from '../../../ffi/libc.ts';
+import { firstKeptBack } from '../../../kernel/descriptors.ts';
 
 export class Descriptors {
   readonly memory: SharedArrayBuffer;
   /** The complement of a descriptor; 0, as in new memory, is none. */
   readonly #entries: Int32Array;
+  readonly #firstKeptBack = firstKeptBack();
   #firstFree = 0;
 
   /** For at most so many; or those that another thread keeps in this memory. */
@@ -23,6 +27,13 @@ export class Descriptors {
     this.#entries[at] = ~fd;
     this.#firstFree = at + 1;
     return fd;
+  }
+
+  /** Keeps one that can be done without. Throws SystemError where none but those for the rest of the agent are left. */
+  ownSpare(fd: number): number {
+    if (fd < this.#firstKeptBack) return this.own(fd);
+    libc.close(fd);
+    throw new SystemError('socket', constants.errno.EMFILE);
   }
 
   close(fd: number): void {

@@ -41,10 +41,10 @@ export class NatSockets {
     }
   }
 
-  /** A downstream without a route cannot be connected to: it is sent to by address, and the send says why it fails. */
+  /** A downstream without a route cannot be connected to, or descriptors are short: it is sent to by address, and the send says why it fails. */
   #connect(name: string, family: Family, address: Uint8Array): NatSocket {
     try {
-      const socket = { fd: this.#descriptors.own(this.#open(family, address)), connected: true };
+      const socket = { fd: this.#descriptors.ownSpare(this.#open(family, address)), connected: true };
       this.#connected.set(name, socket);
       return socket;
     } catch {
