@@ -15,7 +15,7 @@ import {
   wholeNumber,
 } from './values.ts';
 
-export const PROTOCOLS = ['icmp', 'udp_echo'] as const;
+export const PROTOCOLS = ['icmp', 'udp_port', 'udp_echo'] as const;
 export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error'] as const;
 export const LOG_FORMATS = ['text', 'json'] as const;
 
@@ -143,7 +143,9 @@ const health = section({
     ),
   protocol: choice(PROTOCOLS)
     .default('icmp')
-    .describe('Probe: icmp (echo request) or udp_echo (a datagram that the receiver must send back). Default: icmp.'),
+    .describe(
+      'Probe: icmp (echo request), udp_port (echo request, then an empty datagram that must not meet a closed port) or udp_echo (a datagram that the receiver must send back). Default: icmp.',
+    ),
   fail_open: trueOrFalse()
     .default(true)
     .describe('Keep all downstreams in use when probes say that all are down. Default: true.'),

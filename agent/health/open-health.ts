@@ -1,5 +1,5 @@
 /** Health as the config asks for it, or without probes where this machine cannot do them: that harms nobody. */
-import { now, type Ticker } from '../clock.ts';
+import { now, type Ticker, type Timer } from '../clock.ts';
 import type { Health as HealthConfig } from '../config/load.ts';
 import type { Part } from '../lifetime.ts';
 import type { Log } from '../log.ts';
@@ -8,6 +8,7 @@ import { Health, type HealthDependencies } from './health.ts';
 import { type OpenProber, ProberUnavailable } from './prober.ts';
 import { onTicks } from './ticks.ts';
 import { openUdpEcho } from './udp-echo.ts';
+import { openUdpPort, withoutEcho } from './udp-port.ts';
 
 /** Twenty wakings a second however many downstreams there are. */
 const TICK_MS = 50;
@@ -34,30 +35,54 @@ export interface OpenHealthDependencies extends Part {
 
 /** Never fails: what keeps probes from working is said once, and everything that is ready counts as healthy. */
 export async function openHealth({ config, log, timer, ticker, guard }: OpenHealthDependencies): Promise<OpenedHealth> {
-  const shared = { config, log, guard, clock: { timer: onTicks(timer, now, TICK_MS), now, random: Math.random } };
+  const clock = { timer: onTicks(timer, now, TICK_MS), now, random: Math.random };
+  const shared = { config, log, guard, clock };
   if (!config.enabled) return new Health(shared);
-  try {
-    const openProber = await proberFor(config.protocol);
-    return new Health({ ...shared, openProber, watchNeighbours: neighbourWatch(log, ticker) });
-  } catch (error) {
-    if (!(error instanceof ProberUnavailable)) throw error;
-    const next = 'health is unknown and all downstreams but unready ones stay in use';
-    log.warn(`health probes failed to start: ${error.message}`, { protocol: config.protocol, next });
-    return new Health({ ...shared, obstacle: error.message });
-  }
+  const { openProber, lack } = await proberFor(config, clock.timer);
+  const { protocol } = config;
+  if (lack) log.warn(`health probes failed to start: ${lack.obstacle}`, { protocol, next: lack.next });
+  const probing = openProber ? { openProber, watchNeighbours: neighbourWatch(log, ticker) } : {};
+  return new Health({ ...shared, ...probing, ...(lack && { obstacle: lack.obstacle }) });
 }
 
-async function proberFor(protocol: HealthConfig['protocol']): Promise<OpenProber> {
-  if (protocol === 'udp_echo') return openUdpEcho;
+/** How to probe, or as much of it as this machine can do. */
+interface Probing {
+  readonly openProber?: OpenProber;
+  /** What keeps it from the rest, and what follows. */
+  readonly lack?: { readonly obstacle: string; readonly next: string };
+}
+
+async function proberFor({ protocol, timeoutSecs }: HealthConfig, timer: Timer): Promise<Probing> {
+  if (protocol === 'udp_echo') return { openProber: openUdpEcho };
+  const openEcho = await echoProber();
+  const settings = { timer, timeoutMs: timeoutSecs * 1000 };
+  if (!(openEcho instanceof ProberUnavailable)) {
+    return { openProber: protocol === 'icmp' ? openEcho : openUdpPort(openEcho, settings) };
+  }
+  const obstacle = openEcho.message;
+  if (protocol === 'icmp') {
+    return { lack: { obstacle, next: 'health is unknown and all downstreams but unready ones stay in use' } };
+  }
+  const next = 'a closed port is still noticed, a host that is gone is not';
+  return { openProber: openUdpPort(withoutEcho(obstacle), settings), lack: { obstacle, next } };
+}
+
+/** Echo requests, or why this machine has none. */
+async function echoProber(): Promise<OpenProber | ProberUnavailable> {
   const [{ openIcmp }, { loadRawSocket, rawSocketFailure }] = await Promise.all([
     import('./icmp.ts'),
     import('./echo-socket.ts'),
   ]);
-  const openSocket = await loadRawSocket();
   try {
-    return openIcmp(openSocket);
+    const openSocket = await loadRawSocket();
+    try {
+      return openIcmp(openSocket);
+    } catch (error) {
+      return rawSocketFailure(error as Error);
+    }
   } catch (error) {
-    throw rawSocketFailure(error as Error);
+    if (error instanceof ProberUnavailable) return error;
+    throw error;
   }
 }
 

@@ -5,10 +5,12 @@ import type { SocketAddress } from '../address.ts';
 export const HINTS = ['port_unreachable', 'host_unreachable', 'neighbour_failed', 'wrong_answer'] as const;
 export type Hint = (typeof HINTS)[number];
 
-/** Told of one probe. Either may be called before `send` has returned; neither after the probe was forgotten. */
+/** Told of one probe. Any may be called before `send` has returned; none after the probe was forgotten. */
 export interface ProbeCallbacks {
   /** The right answer came from the address asked; once at most. */
   answer(): void;
+  /** What was asked is not there, says who must know; where that is no proof, it is a hint instead. */
+  refused(hint: Hint): void;
   /** The probe never left this host. */
   unsent(cause: string): void;
 }

@@ -91,6 +91,11 @@ export class Round {
     this.#end({ outcome: 'answered', roundTripMs: this.#deps.now() - sentAt });
   }
 
+  /** Of an attempt: a no. To ask again would use up the errors that the other side may send (icmp_ratelimit). */
+  refused(hint: Hint): void {
+    this.#end({ outcome: 'unanswered', cause: wordsOf(hint) });
+  }
+
   /** Of an attempt: it did not leave this host. */
   unsent(cause: string): void {
     this.#unsent++;
@@ -126,6 +131,10 @@ class Attempt implements ProbeCallbacks {
     this.#round.answered(this.#sentAt);
   }
 
+  refused(hint: Hint): void {
+    this.#round.refused(hint);
+  }
+
   unsent(cause: string): void {
     this.#round.unsent(cause);
   }
@@ -134,5 +143,9 @@ class Attempt implements ProbeCallbacks {
 function causeOf(timeoutMs: number, hint: Hint | undefined): string {
   const within = `in ${timeoutMs / 1000} s`;
   if (hint === 'wrong_answer') return `none but wrong answers ${within}`;
-  return hint === undefined ? `no answer ${within}` : `no answer ${within}, ${hint.replace('_', ' ')}`;
+  return hint === undefined ? `no answer ${within}` : `no answer ${within}, ${wordsOf(hint)}`;
+}
+
+function wordsOf(hint: Hint): string {
+  return hint.replace('_', ' ');
 }

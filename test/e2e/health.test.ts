@@ -231,11 +231,12 @@ const RECEIVERS = {
   lies: "s.send(Buffer.concat([m, Buffer.from('!')]), f.port, f.address)",
 };
 
-async function startReceiver({ namespace, port }: Pod, behaviour: keyof typeof RECEIVERS): Promise<void> {
+async function startReceiver({ namespace, port }: Pod, behaviour: keyof typeof RECEIVERS) {
   const script = `const s = require('node:dgram').createSocket('udp4');
     s.on('message', (m, f) => { ${RECEIVERS[behaviour]} }).bind(${port}, () => console.log('bound'));`;
   const child = namespace.spawn(process.execPath, ['-e', script], { stdio: ['ignore', 'pipe', 'inherit'] });
   await once(child.stdout!, 'data');
+  return child;
 }
 
 describe.skipIf(obstacle)(titled('udp_echo', obstacle), () => {
@@ -259,5 +260,63 @@ describe.skipIf(obstacle)(titled('udp_echo', obstacle), () => {
     await startReceiver(none, 'echoes');
     await agent.waitFor(/health recovered .*10\.0\.1\.13:9000/, { from });
     expect(await health(agent, pods)).toEqual([1, 0, 0, 1]);
+  });
+});
+
+describe.skipIf(obstacle)(titled('udp_port', obstacle), () => {
+  test('a process that dies in a pod that lives is out in time, and back when it listens again', async () => {
+    const { client, node, pods } = built(singleNode());
+    const receivers = await Promise.all(pods.map((pod) => startReceiver(pod, 'silent')));
+    const agent = await started(node, '0.0.0.0:9000', pods, { health: { protocol: 'udp_port' } });
+    await probed(agent, 9);
+    // All are silent, and none was ever out.
+    expect(failures(agent)).toEqual([]);
+    expect(await health(agent, pods)).toEqual([1, 1, 1]);
+
+    const sending = await startSending(client, { to: '10.0.0.1:9000', rate: RATE, cpu: 0 });
+    const from = agent.lines.length;
+    const died = performance.now();
+    receivers[1]!.kill('SIGKILL');
+    const line = await agent.waitFor(/health probe failed/, { from });
+    expect(line).toContain(`downstream="${pods[1]!.address}" protocol="udp_port" cause="port unreachable"`);
+    const updated = await agent.waitFor(/updated tc_ebpf downstream set .*endpoints=2$/, { from });
+    expect(timeOf(updated) - died).toBeLessThanOrEqual(INTERVAL_MS + TIMEOUT_MS + SLACK_MS);
+    // Errors are rare by the kernel's own limit: that must not bring it back.
+    await pause(6 * INTERVAL_MS);
+    await sending.stop();
+    expect(await health(agent, pods)).toEqual([1, 0, 1]);
+    expect(agent.lines.slice(from).filter((one) => /health recovered/.test(one))).toEqual([]);
+
+    await startReceiver(pods[1]!, 'silent');
+    await agent.waitFor(/updated tc_ebpf downstream set .*endpoints=3$/, { from });
+    expect(await health(agent, pods)).toEqual([1, 1, 1]);
+    expect(await ledger(agent, 'test', { atLeast: 1000 })).toMatchObject({ dropped: {} });
+  });
+
+  test('where all ports are closed, all stay in use (fail_open), and a host that is gone is out', async () => {
+    const { node, pods } = built(singleNode({ pods: 2 }));
+    const agent = await started(node, '0.0.0.0:9000', pods, { health: { protocol: 'udp_port' } });
+    await agent.waitFor(/health probes of all downstreams failed: all stay in use \(fail_open\)/);
+    expect((await agent.metrics()).get('udp_fanout_downstream_active{listener="test"}')).toBe(2);
+    await startReceiver(pods[0]!, 'silent');
+    await startReceiver(pods[1]!, 'silent');
+    const from = agent.lines.length;
+    await agent.waitFor(/health fail open ended/, { from });
+    pods[1]!.namespace.ip(['addr del 10.0.1.11/32 dev eth0']);
+    await agent.waitFor(/updated tc_ebpf downstream set .*endpoints=1$/, { from });
+  });
+
+  test('without NET_RAW a closed port is still noticed, and what is not is said', async () => {
+    const { node, pods } = built(singleNode());
+    await startReceiver(pods[0]!, 'silent');
+    await startReceiver(pods[1]!, 'silent');
+    const under = ['setpriv', '--bounding-set', '-all,+bpf,+net_admin,+perfmon'];
+    const agent = await started(node, '0.0.0.0:9000', pods, { under, health: { protocol: 'udp_port' } });
+    await agent.waitFor(/updated tc_ebpf downstream set .*endpoints=2$/);
+    expect(await health(agent, pods)).toEqual([1, 1, 0]);
+    expect(failures(agent)[0]).toMatch(
+      /health probes failed to start: .*NET_RAW.* protocol="udp_port" next="a closed port is still noticed, a host that is gone is not"$/,
+    );
+    expect(await agent.get('/readyz')).toMatchObject({ status: 200, body: expect.stringContaining('NET_RAW') });
   });
 });

@@ -118,7 +118,7 @@ const SHAPES: readonly Case[] = [
   ['a mode near none', config({ rest: '    mode: xdp\n' }), '6:11: listeners[0].mode "xdp": unknown mode, want tc_ebpf, userspace or auto'],
   ['a number as mode', config({ rest: '    mode: 1\n' }), '6:11: listeners[0].mode 1: want tc_ebpf, userspace or auto'],
   ['a null mode', config({ rest: '    mode:\n' }), '6:5: listeners[0].mode: has no value, want tc_ebpf, userspace or auto'],
-  ['an unknown protocol', config({ rest: 'health: {protocol: imcp}\n' }), '6:20: health.protocol "imcp": unknown protocol, want icmp or udp_echo; did you mean icmp?'],
+  ['an unknown protocol', config({ rest: 'health: {protocol: imcp}\n' }), '6:20: health.protocol "imcp": unknown protocol, want icmp, udp_port or udp_echo; did you mean icmp?'],
   ['an unknown level', config({ rest: 'log: {level: Warning}\n' }), '6:14: log.level "Warning": unknown level, want trace, debug, info, warn or error; did you mean warn?'],
   ['an unknown format', config({ rest: 'log: {format: jsn}\n' }), '6:15: log.format "jsn": unknown format, want text or json; did you mean json?'],
   ['a null section', config({ rest: 'health:\n' }), '6:1: health: has no value, want a map with the keys enabled, interval_secs, timeout_secs, protocol, fail_open, fall, rise'],
@@ -363,7 +363,7 @@ describe('all mistakes are told at once', () => {
       '7:19: listeners[0].downstream[1].address "10.0.1.1:1": downstream[0] in line 6 has this address, want another',
       '8:10: listeners[0].downstream[2].adress: unknown key, did you mean address?',
       '9:24: health.timeout_secs 9: want seconds as a number above 0 and below interval_secs, by default 5',
-      '9:37: health.protocol "x": unknown protocol, want icmp or udp_echo',
+      '9:37: health.protocol "x": unknown protocol, want icmp, udp_port or udp_echo',
     ]);
   });
 

@@ -48,7 +48,11 @@ function prober() {
 /** One probe: what it came to, as a promise, and how to forget it. */
 function probe(of: Prober, address: SocketAddress) {
   const { promise, resolve } = Promise.withResolvers<string>();
-  const forget = of.send(address, { answer: () => resolve('answer'), unsent: (cause) => resolve(cause) });
+  const forget = of.send(address, {
+    answer: () => resolve('answer'),
+    unsent: (cause) => resolve(cause),
+    refused: resolve,
+  });
   return { result: promise, forget };
 }
 
