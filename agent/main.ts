@@ -20,6 +20,7 @@ import { openHost } from './netlink/host.ts';
 import { watchNetwork } from './netlink/watch.ts';
 import { watchDescriptors } from './observe/descriptors.ts';
 import { watchLosses } from './observe/losses.ts';
+import { openReachability } from './reachability/open-reachability.ts';
 import { Reconciler } from './reconciler.ts';
 import { version } from './version.ts';
 
@@ -81,7 +82,9 @@ async function start(
   life.onClose('host', () => host.close());
   const source = openSource({ log, ...life.part('discovery') });
   life.onClose('discovery', () => source.close());
-  const health = await openHealth({ config: config.health, log, ...life.part('health') });
+  const reachability = openReachability({ host, log, ...life.part('reachability') });
+  life.onClose('reachability', () => reachability?.close());
+  const health = await openHealth({ config: config.health, log, reachability, ...life.part('health') });
   life.onClose('health', () => health.close());
   const filters: ListFilters = (ifindex, side) => host.filters(ifindex, side);
   const datapath = openDatapath({

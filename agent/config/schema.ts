@@ -146,9 +146,7 @@ const health = section({
     .describe(
       'Probe: icmp (echo request), udp_port (echo request, then an empty datagram that must not meet a closed port) or udp_echo (a datagram that the receiver must send back). Default: icmp.',
     ),
-  fail_open: trueOrFalse()
-    .default(true)
-    .describe('Keep all downstreams in use when probes say that all are down. Default: true.'),
+  fail_open: trueOrFalse().default(true).describe('Keep all downstreams in use when all are down. Default: true.'),
   fall: wholeNumber(1, 10)
     .default(1)
     .describe('Failed probes in a row that take a downstream out, 1 to 10. Default: 1.'),

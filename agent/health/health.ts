@@ -1,15 +1,24 @@
 /**
- * The health of all downstreams: who is probed, who may receive, and what the operator hears of it. Without a prober
- * every downstream is `unknown`, which counts as in use.
+ * The health of all downstreams: who is probed, who can be reached, who may receive, and what the operator hears of it.
+ * Without a prober every downstream that can be reached is `unknown`, which counts as in use.
  */
-import { BOTH_FAMILIES } from '../address.ts';
+import { BOTH_FAMILIES, type SocketAddress } from '../address.ts';
 import type { Health as HealthConfig } from '../config/load.ts';
 import type { Guard } from '../lifetime.ts';
 import type { Log } from '../log.ts';
 import { LogLimiter } from '../log-limit.ts';
 import type { Endpoint, EndpointSet, Listener } from '../model.ts';
+import type { Reachability } from '../reachability/reachability.ts';
 import { conditionOf, type Downstreams, type Target, type Watched } from './listener-health.ts';
-import { announceFamily, announceRound, announceSent, forgetListener, remarksOf } from './messages.ts';
+import {
+  announceFamily,
+  announcePath,
+  announceRound,
+  announceSent,
+  forgetListener,
+  forgetPath,
+  remarksOf,
+} from './messages.ts';
 import { Monitor, type OnRound, type ProbeSettings } from './monitor.ts';
 import type { Hint, OpenProber, Prober } from './prober.ts';
 import { firstDelay } from './schedule.ts';
@@ -25,8 +34,8 @@ export interface HealthDependencies {
   readonly guard?: Guard;
   /** Absent: nothing is probed. */
   readonly openProber?: OpenProber;
-  /** Calls back with the address of each neighbour that does not answer. */
-  readonly watchNeighbours?: (onFailed: (ip: string) => void) => { close(): void };
+  /** Absent: nothing is known of the ways to downstreams. */
+  readonly reachability?: Pick<Reachability, 'follow' | 'release' | 'lost' | 'tell'> | undefined;
   /** Why nothing is probed although the config asks for it. */
   readonly obstacle?: string;
 }
@@ -36,8 +45,8 @@ export interface EndpointHealth {
   readonly listener: Listener;
   readonly endpoint: Endpoint;
   /**
-   * False after failed probes, also while fail open keeps it in use; of an unready one true only once it has answered, as
-   * it is in use only then.
+   * False after failed probes and while there is no way to it, also while fail open keeps it in use; of an unready one
+   * true only once it has answered, as it is in use only then.
    */
   readonly healthy: boolean;
 }
@@ -47,7 +56,6 @@ export class Health {
   readonly #deps: HealthDependencies;
   readonly #settings: ProbeSettings;
   readonly #prober: Prober | undefined;
-  readonly #neighbours: { close(): void } | undefined;
   readonly #registry: TargetRegistry;
   readonly #alerts: LogLimiter;
   readonly #unsent = new UnsentCauses<Target>();
@@ -56,21 +64,23 @@ export class Health {
   #opened = 0;
 
   constructor(dependencies: HealthDependencies) {
-    const { config, clock, openProber, guard = (task) => task } = dependencies;
+    const { config, clock, openProber, reachability, guard = (task) => task } = dependencies;
     const { intervalSecs, timeoutSecs, fall, rise, failOpen } = config;
     this.#deps = dependencies;
     this.#alerts = new LogLimiter({ log: dependencies.log, ...clock });
     this.#settings = { ...clock, fall, rise, intervalMs: intervalSecs * 1000, timeoutMs: timeoutSecs * 1000 };
-    this.#prober = openProber?.(
-      guard(({ ip, port }, hint) => this.#hint(hint, ip, (target) => target.monitor.address.port === port)),
-    );
-    this.#neighbours = dependencies.watchNeighbours?.((ip) => this.#hint('neighbour_failed', ip));
+    this.#prober = openProber?.(guard((address, hint) => this.#hint(address, hint)));
+    reachability?.tell({ onChange: (ip) => this.#reached(ip), onMoved: () => this.#onChange() });
     this.#registry = new TargetRegistry({
       prober: this.#prober,
+      reachability,
       failOpen,
       open: (address, onRound) => this.#open(address, onRound),
       onRound: guard((target, before, end) => this.#ended(target, before, end)),
-      onGone: (target) => this.#noteUnsent(target, undefined),
+      onGone: (target) => {
+        this.#noteUnsent(target, undefined);
+        forgetPath(this.#alerts, target);
+      },
     });
   }
 
@@ -103,6 +113,7 @@ export class Health {
     const before = this.#registry.get(listener.name);
     const entered = this.#registry.enter(listener, endpoints);
     if (entered !== before) {
+      for (const { target } of entered.watched) if (target.lost !== undefined) this.#announcePath(target);
       for (const family of BOTH_FAMILIES) announceFamily(this.#alerts, entered, family, this.#deps.config.failOpen);
     }
     return entered.selected();
@@ -135,9 +146,8 @@ export class Health {
   }
 
   close(): void {
-    this.#neighbours?.close();
     this.#alerts.close();
-    for (const { monitor } of this.#registry.targets()) monitor.close();
+    for (const { monitor } of this.#registry.targets()) monitor?.close();
     this.#prober?.close();
   }
 
@@ -146,10 +156,32 @@ export class Health {
     return new Monitor({ address, prober: this.#prober!, settings: this.#settings, onRound }, delay);
   }
 
-  #hint(hint: Hint, ip: string, concerns: (target: Target) => boolean = () => true): void {
-    const concerned = this.#registry.at(ip).filter(concerns);
+  #hint({ ip, port }: SocketAddress, hint: Hint): void {
+    const concerned = this.#registry.at(ip).filter(({ address }) => address.port === port);
     if (concerned.length > 0) this.statistics.hints[hint]++;
-    for (const { monitor } of concerned) monitor.hint(hint);
+    for (const { monitor } of concerned) monitor?.hint(hint);
+  }
+
+  /** What speaks against the ways to an address has changed. */
+  #reached(ip: string): void {
+    const { failOpen } = this.#deps.config;
+    const lost = this.#deps.reachability?.lost(ip);
+    const changes = this.#registry.at(ip).flatMap((target) => {
+      const before = conditionOf(target);
+      target.lost = lost;
+      const after = conditionOf(target);
+      const moved = [...target.users].map((one) => one.owner.move(one, before, after));
+      this.#announcePath(target);
+      for (const { owner, endpoint } of target.users) {
+        announceFamily(this.#alerts, owner, endpoint.address.family, failOpen);
+      }
+      return moved;
+    });
+    if (changes.includes(true)) this.#onChange();
+  }
+
+  #announcePath(target: Target): void {
+    announcePath(this.#alerts, target, this.#deps.config.failOpen);
   }
 
   /** Costs the same however many endpoints the listeners have: of a Service that goes dark all of them come here. */
@@ -157,18 +189,34 @@ export class Health {
     const { log, config } = this.#deps;
     const { protocol, failOpen } = config;
     this.statistics.ended(end);
-    const after = target.monitor.state;
+    const after = target.monitor!.state;
     this.#noteUnsent(target, end.outcome === 'unsent' ? end.cause : undefined);
-    const isMoved = before.condition !== after.condition;
+    // What cannot be reached stays down whatever is known of its probes.
+    const isMoved = before.condition !== after.condition && target.lost === undefined;
     // The common case: nothing to say, and nothing to select anew.
     if (!isMoved && end.outcome === 'answered') return;
-    const changes = [...target.users].map((one) => one.owner.move(one, before.condition, after.condition));
+    const changes = isMoved
+      ? [...target.users].map((one) => one.owner.move(one, before.condition, after.condition))
+      : [];
     for (const { owner, endpoint } of target.users) {
       const { listener, counts } = owner;
       const allDown = counts.isDown(endpoint.address.family);
       const thresholds = this.#settings;
       const isStandby = counts.isStandby(endpoint);
-      const report = { listener, endpoint, protocol, before, after, end, thresholds, allDown, failOpen, isStandby };
+      const { lost } = target;
+      const report = {
+        listener,
+        endpoint,
+        protocol,
+        before,
+        after,
+        end,
+        thresholds,
+        allDown,
+        failOpen,
+        isStandby,
+        lost,
+      };
       announceRound(log, this.#alerts, report);
       if (isMoved) announceFamily(this.#alerts, owner, endpoint.address.family, failOpen);
     }
@@ -181,7 +229,7 @@ export class Health {
   }
 }
 
-function isHealthy(one: Watched): boolean {
-  const condition = conditionOf(one);
-  return one.endpoint.unready ? condition === 'up' : condition !== 'down';
+function isHealthy({ endpoint, target }: Watched): boolean {
+  const condition = conditionOf(target);
+  return endpoint.unready ? condition === 'up' : condition !== 'down';
 }

@@ -1,23 +1,27 @@
 /** One listener's endpoints, what is known of them by now, and who of them may receive. */
-import type { Family } from '../address.ts';
+import type { Family, SocketAddress } from '../address.ts';
 import type { Endpoint, Listener } from '../model.ts';
 import type { Monitor } from './monitor.ts';
 import { Counts, chosenOf } from './selection.ts';
 import { type Condition, UNKNOWN } from './state.ts';
 
-/** What is probed. */
+/** What is probed, and what the kernel knows of the way to it. */
 export interface Target {
   readonly key: string;
-  readonly monitor: Monitor;
+  readonly address: SocketAddress;
+  /** Undefined where nothing is probed. */
+  readonly monitor: Monitor | undefined;
+  /** Why this host cannot reach it; undefined where nothing speaks against it. */
+  lost: string | undefined;
   /** The endpoints that it speaks for, of all listeners. */
   readonly users: Set<Watched>;
 }
 
-/** An endpoint of a listener, and who asks for it; nobody where nothing is probed. */
+/** An endpoint of a listener, and what is known of it. */
 export interface Watched {
   readonly owner: ListenerHealth;
   readonly endpoint: Endpoint;
-  readonly target: Target | undefined;
+  readonly target: Target;
 }
 
 /** Who may receive. What has the same version is the same list. */
@@ -30,7 +34,7 @@ export interface ListenerHealthOptions {
   readonly listener: Listener;
   readonly from: string;
   readonly endpoints: readonly Endpoint[];
-  readonly acquire: (endpoint: Endpoint) => Target | undefined;
+  readonly acquire: (endpoint: Endpoint) => Target;
   readonly failOpen: boolean;
   /** The same listener with the endpoints that it had before. */
   readonly before: ListenerHealth | undefined;
@@ -61,8 +65,8 @@ export class ListenerHealth {
     if (before) this.#selected = before.#selected;
     this.watched = endpoints.map((endpoint) => ({ owner: this, endpoint, target: acquire(endpoint) }));
     for (const one of this.watched) {
-      one.target?.users.add(one);
-      this.counts.add(one.endpoint, conditionOf(one));
+      one.target.users.add(one);
+      this.counts.add(one.endpoint, conditionOf(one.target));
     }
   }
 
@@ -76,7 +80,7 @@ export class ListenerHealth {
   /** Chosen when somebody asks, and not for each of a thousand endpoints that go down one after the other. */
   selected(): Downstreams {
     if (this.#stale || !this.#selected) {
-      const downstreams = chosenOf(this.#endpoints, (index) => conditionOf(this.watched[index]!), this.counts);
+      const downstreams = chosenOf(this.#endpoints, (index) => conditionOf(this.watched[index]!.target), this.counts);
       const isNew = !this.#selected || !isSame(this.#selected.downstreams, downstreams);
       if (isNew) this.#selected = { version: ++version, downstreams };
       this.#stale = false;
@@ -85,8 +89,9 @@ export class ListenerHealth {
   }
 }
 
-export function conditionOf({ target }: Watched): Condition {
-  return (target?.monitor.state ?? UNKNOWN).condition;
+/** What cannot be reached is down, whatever its probes said last. */
+export function conditionOf({ lost, monitor }: Pick<Target, 'lost' | 'monitor'>): Condition {
+  return lost === undefined ? (monitor?.state ?? UNKNOWN).condition : 'down';
 }
 
 /** Element by element: they are the same objects as long as the source has the same list. */

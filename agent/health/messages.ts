@@ -3,7 +3,7 @@ import { BOTH_FAMILIES, type Family, formatAddress } from '../address.ts';
 import type { Log } from '../log.ts';
 import type { LogLimiter } from '../log-limit.ts';
 import type { Endpoint, Listener } from '../model.ts';
-import type { ListenerHealth } from './listener-health.ts';
+import type { ListenerHealth, Target } from './listener-health.ts';
 import type { CountedEnd } from './round.ts';
 import type { HealthState, Thresholds } from './state.ts';
 
@@ -21,8 +21,11 @@ export interface RoundReport {
   readonly failOpen: boolean;
   /** It is not ready and others are: nothing follows from its probes now. */
   readonly isStandby: boolean;
+  /** Why this host cannot reach it, whatever its probes say. */
+  readonly lost: string | undefined;
 }
 
+const OUT_OF_REACH = 'out of use until there is a way to it';
 const STANDBY = 'out of use, as it is not ready and others are';
 
 /** Says what went wrong and what follows from it, or that a downstream is back; nothing where all is well as before. */
@@ -47,7 +50,8 @@ export function announceRound(log: Log, alerts: LogLimiter, report: RoundReport)
     if (!alerts.raise(unsent(end.cause), alert)) log.debug(alert.message, alert.fields);
   } else if (before.condition === 'down' && after.condition === 'up') {
     const say = isStandby ? log.debug : log.info;
-    say('health recovered', { ...fields, answered: after.streak, next: isStandby ? STANDBY : 'in use again' });
+    const next = isStandby ? STANDBY : report.lost === undefined ? 'in use again' : OUT_OF_REACH;
+    say('health recovered', { ...fields, answered: after.streak, next });
   }
 }
 
@@ -60,13 +64,51 @@ function unsent(cause: string): string {
   return `unsent ${cause}`;
 }
 
-function nextOf({ endpoint, after, allDown, failOpen, isStandby, thresholds: { fall, rise } }: RoundReport): string {
+function nextOf({
+  endpoint,
+  after,
+  lost,
+  allDown,
+  failOpen,
+  isStandby,
+  thresholds: { fall, rise },
+}: RoundReport): string {
   if (isStandby) return STANDBY;
   if (endpoint.unready && after.condition === 'unknown') return 'out of use until a probe is answered';
   if (after.condition !== 'down') return `in use until ${fall} probes in a row have failed, ${after.streak} so far`;
   if (allDown && failOpen) return 'in use, as the probes of all downstreams failed (fail_open)';
+  if (lost !== undefined) return OUT_OF_REACH;
   return rise === 1 ? 'out of use until a probe is answered' : `out of use until ${rise} probes in a row are answered`;
 }
+
+/** Says that this host has no way to a downstream, as far as the kernel knows, and why; or that it has one again. */
+export function announcePath(alerts: LogLimiter, target: Target, failOpen: boolean): void {
+  const { lost, monitor, users } = target;
+  const watched = [...users].filter(({ owner, endpoint }) => !owner.counts.isStandby(endpoint));
+  const fields = {
+    listener: [...new Set(watched.map(({ owner }) => owner.listener.name))].join(','),
+    downstream: [...new Set(watched.map(({ endpoint }) => formatAddress(endpoint.address)))].join(','),
+  };
+  if (lost === undefined) {
+    const next = monitor?.state.condition === 'down' ? 'out of use until its probes are answered' : 'in use again';
+    alerts.resolve(path(target), { message: 'health path recovered', fields: { ...fields, next } });
+  } else if (watched.length > 0) {
+    const staysIn = failOpen && watched.every(({ owner, endpoint }) => owner.counts.isDown(endpoint.address.family));
+    const next = staysIn ? 'in use, as all downstreams failed (fail_open)' : OUT_OF_REACH;
+    alerts.raise(path(target), {
+      message: 'health path failed',
+      fields: { ...fields, cause: lost, next },
+      cause: lost,
+    });
+  }
+}
+
+/** Nobody has the downstream any more. */
+export function forgetPath(alerts: LogLimiter, target: Target): void {
+  alerts.forget(path(target));
+}
+
+const path = ({ key }: Target) => `path ${key}`;
 
 /** Says of a family of a listener whether all are down, and whether none is ready; or that this is over. */
 export function announceFamily(alerts: LogLimiter, health: ListenerHealth, family: Family, failOpen: boolean): void {
@@ -91,9 +133,23 @@ function announceAllDown(alerts: LogLimiter, health: ListenerHealth, family: Fam
   const subject = allDown(listener.name, family);
   const follows = failOpen ? 'all stay in use (fail_open)' : 'none is in use (fail_open is off)';
   if (counts.isDown(family))
-    alerts.raise(subject, { message: `health probes of all downstreams failed: ${follows}`, fields });
+    alerts.raise(subject, { message: `${ALL_FAILED[signsOf(health, family)]}: ${follows}`, fields });
   else
     alerts.resolve(subject, { message: failOpen ? 'health fail open ended' : 'health has downstreams again', fields });
+}
+
+const ALL_FAILED = {
+  probes: 'health probes of all downstreams failed',
+  paths: 'health paths of all downstreams failed',
+  'probes and paths': 'health probes and paths of all downstreams failed',
+} as const;
+
+/** By what all ready endpoints of a family are known to be down. */
+function signsOf({ watched }: ListenerHealth, family: Family): keyof typeof ALL_FAILED {
+  const ready = watched.filter(({ endpoint }) => endpoint.address.family === family && !endpoint.unready);
+  const lost = ready.filter(({ target }) => target.lost !== undefined);
+  if (lost.length === 0) return 'probes';
+  return lost.length === ready.length ? 'paths' : 'probes and paths';
 }
 
 function announceUnready(alerts: LogLimiter, health: ListenerHealth, family: Family): void {
@@ -123,14 +179,32 @@ function announceUnready(alerts: LogLimiter, health: ListenerHealth, family: Fam
 }
 
 /** What /readyz says beside `ok`. */
-export function remarksOf({ listener, counts }: ListenerHealth, failOpen: boolean): readonly string[] {
+export function remarksOf(health: ListenerHealth, failOpen: boolean): readonly string[] {
+  const { listener, counts } = health;
   const { down, lastResort, unserved } = counts.families();
   const follows = failOpen ? 'all stay in use (fail_open)' : 'none is in use (fail_open is off)';
   const say = (families: readonly Family[], words: (family: string) => string) =>
     families.map((family) => `health(${listener.name}): ${words(`IPv${family}`)}`);
   return [
-    ...say(down, (family) => `the probes of all ${family} downstreams failed: ${follows}`),
+    ...down.map(
+      (family) =>
+        `health(${listener.name}): the ${signsOf(health, family)} of all IPv${family} downstreams failed: ${follows}`,
+    ),
+    ...lostRemark(health),
     ...say(lastResort, (family) => `no ${family} endpoint is ready: unready ones are in use (last_resort)`),
     ...say(unserved, (family) => `no ${family} endpoint is ready, and no unready one answers: none is in use`),
   ];
+}
+
+/** Those named; the others are counted. */
+const MOST_NAMED = 3;
+
+function lostRemark({ listener, watched, counts }: ListenerHealth): readonly string[] {
+  const lost = watched.filter(({ target, endpoint }) => target.lost !== undefined && !counts.isStandby(endpoint));
+  if (lost.length === 0) return [];
+  const named = lost
+    .slice(0, MOST_NAMED)
+    .map(({ endpoint, target }) => `${formatAddress(endpoint.address)} (${target.lost})`);
+  const more = lost.length > MOST_NAMED ? ` and ${lost.length - MOST_NAMED} more` : '';
+  return [`health(${listener.name}): no way to ${named.join(', ')}${more}`];
 }

@@ -1,9 +1,8 @@
 /** Health as the config asks for it, or without probes where this machine cannot do them: that harms nobody. */
-import { now, type Ticker, type Timer } from '../clock.ts';
+import { now, type Timer } from '../clock.ts';
 import type { Health as HealthConfig } from '../config/load.ts';
 import type { Part } from '../lifetime.ts';
 import type { Log } from '../log.ts';
-import { watchNeighbours } from '../netlink/neighbours.ts';
 import { Health, type HealthDependencies } from './health.ts';
 import { type OpenProber, ProberUnavailable } from './prober.ts';
 import { onTicks } from './ticks.ts';
@@ -31,18 +30,19 @@ export type OpenedHealth = Pick<
 export interface OpenHealthDependencies extends Part {
   readonly config: HealthConfig;
   readonly log: Log;
+  readonly reachability: HealthDependencies['reachability'];
 }
 
 /** Never fails: what keeps probes from working is said once, and everything that is ready counts as healthy. */
-export async function openHealth({ config, log, timer, ticker, guard }: OpenHealthDependencies): Promise<OpenedHealth> {
+export async function openHealth(dependencies: OpenHealthDependencies): Promise<OpenedHealth> {
+  const { config, log, reachability, timer, guard } = dependencies;
   const clock = { timer: onTicks(timer, now, TICK_MS), now, random: Math.random };
-  const shared = { config, log, guard, clock };
+  const shared = { config, log, reachability, guard, clock };
   if (!config.enabled) return new Health(shared);
   const { openProber, lack } = await proberFor(config, clock.timer);
   const { protocol } = config;
   if (lack) log.warn(`health probes failed to start: ${lack.obstacle}`, { protocol, next: lack.next });
-  const probing = openProber ? { openProber, watchNeighbours: neighbourWatch(log, ticker) } : {};
-  return new Health({ ...shared, ...probing, ...(lack && { obstacle: lack.obstacle }) });
+  return new Health({ ...shared, ...(openProber && { openProber }), ...(lack && { obstacle: lack.obstacle }) });
 }
 
 /** How to probe, or as much of it as this machine can do. */
@@ -84,16 +84,4 @@ async function echoProber(): Promise<OpenProber | ProberUnavailable> {
     if (error instanceof ProberUnavailable) return error;
     throw error;
   }
-}
-
-/** Failed neighbours only bring a probe forward: where there are no notices of them, nothing worth a warning is lost. */
-function neighbourWatch(log: Log, ticker: Ticker): NonNullable<HealthDependencies['watchNeighbours']> {
-  return (onFailed) => {
-    try {
-      return watchNeighbours({ onFailed: ({ ip }) => onFailed(ip) }, { ticker });
-    } catch (error) {
-      log.debug('no notices of failed neighbours', { error: (error as Error).message });
-      return { close: () => {} };
-    }
-  };
 }

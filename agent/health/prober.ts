@@ -2,7 +2,7 @@
 import type { SocketAddress } from '../address.ts';
 
 /** What speaks against a downstream and proves nothing: it makes the next probe come at once. */
-export const HINTS = ['port_unreachable', 'host_unreachable', 'neighbour_failed', 'wrong_answer'] as const;
+export const HINTS = ['port_unreachable', 'host_unreachable', 'wrong_answer'] as const;
 export type Hint = (typeof HINTS)[number];
 
 /** Told of one probe. Any may be called before `send` has returned; none after the probe was forgotten. */

@@ -1,6 +1,7 @@
-/** Who is probed: one target for all endpoints that are the same, whichever listeners have them. */
+/** Who is probed and watched: one target for all endpoints that are the same, whichever listeners have them. */
 import type { SocketAddress } from '../address.ts';
 import { type Endpoint, type EndpointSet, familiesOf, type Listener } from '../model.ts';
+import type { Reachability } from '../reachability/reachability.ts';
 import { ListenerHealth, type Target } from './listener-health.ts';
 import type { Monitor, OnRound } from './monitor.ts';
 import type { Prober } from './prober.ts';
@@ -10,6 +11,8 @@ export interface TargetRegistryDependencies {
   readonly prober: Prober | undefined;
   readonly failOpen: boolean;
   readonly open: (address: SocketAddress, onRound: OnRound) => Monitor;
+  /** Absent: nothing is known of the ways to them. */
+  readonly reachability: Pick<Reachability, 'follow' | 'release' | 'lost'> | undefined;
   readonly onRound: (target: Target, ...round: Parameters<OnRound>) => void;
   /** No listener has it any more. */
   readonly onGone: (target: Target) => void;
@@ -35,9 +38,9 @@ export class TargetRegistry {
     const from = `${version} ${families}`;
     const before = this.#listeners.get(listener.name);
     if (before?.from === from) return before;
-    const { prober, failOpen } = this.#deps;
+    const { failOpen } = this.#deps;
     const taken = list.filter(({ address }) => families.includes(address.family));
-    const acquire = (endpoint: Endpoint) => prober && this.#acquire(prober, listener, endpoint);
+    const acquire = (endpoint: Endpoint) => this.#acquire(listener, endpoint);
     // The new ones first, or what is known of those that stay would be dropped in between.
     const entered = new ListenerHealth({ listener, from, endpoints: taken, acquire, failOpen, before });
     this.#listeners.set(listener.name, entered);
@@ -69,16 +72,20 @@ export class TargetRegistry {
     return [...(this.#byIp.get(ip) ?? [])];
   }
 
-  #acquire(prober: Prober, listener: Listener, { address, name = '' }: Endpoint): Target {
+  #acquire(listener: Listener, { address, name = '' }: Endpoint): Target {
+    const asked = this.#deps.prober?.keyOf(address) ?? address.ip;
     // What the prober asks, and for Kubernetes the pod behind it, so that a pod that is given a dead one's address does
     // not inherit its health. The names in a static list are labels, no identities.
-    const key = `${prober.keyOf(address)} ${listener.endpoints.kind === 'kubernetes' ? name : ''}`;
+    const key = `${asked} ${listener.endpoints.kind === 'kubernetes' ? name : ''}`;
     return this.#targets.get(key) ?? this.#open(key, address);
   }
 
   #open(key: string, address: SocketAddress): Target {
-    const monitor = this.#deps.open(address, (...round) => this.#deps.onRound(target, ...round));
-    const target: Target = { key, monitor, users: new Set() };
+    const { prober, reachability, open, onRound } = this.#deps;
+    reachability?.follow(address);
+    const lost = reachability?.lost(address.ip);
+    const monitor = prober && open(address, (...round) => onRound(target, ...round));
+    const target: Target = { key, address, monitor, lost, users: new Set() };
     this.#targets.set(key, target);
     const neighbours = this.#byIp.get(address.ip) ?? new Set();
     this.#byIp.set(address.ip, neighbours.add(target));
@@ -87,18 +94,21 @@ export class TargetRegistry {
 
   #leave({ watched }: ListenerHealth): void {
     for (const one of watched) {
-      one.target?.users.delete(one);
-      if (one.target?.users.size === 0) this.#close(one.target);
+      one.target.users.delete(one);
+      if (one.target.users.size === 0) this.#close(one.target);
     }
   }
 
   #close(target: Target): void {
-    const { address } = target.monitor;
+    const { address } = target;
     if (!this.#targets.delete(target.key)) return;
     const neighbours = this.#byIp.get(address.ip);
     neighbours?.delete(target);
-    if (neighbours?.size === 0) this.#byIp.delete(address.ip);
-    target.monitor.close();
+    if (neighbours?.size === 0) {
+      this.#byIp.delete(address.ip);
+      this.#deps.reachability?.release(address.ip);
+    }
+    target.monitor?.close();
     this.#deps.prober?.release(address);
     this.#deps.onGone(target);
   }

@@ -14,6 +14,10 @@ export interface Link {
   readonly type: number;
   /** IFF_UP: switched on by its administrator; says nothing of a carrier. */
   readonly up: boolean;
+  /** IFF_LOWER_UP: there is somebody at the other end. */
+  readonly carrier: boolean;
+  /** IFF_NOARP: its neighbours are not resolved. */
+  readonly noArp: boolean;
   /** Bytes of the largest L3 packet. */
   readonly mtu: number;
   /** Its link-layer address as `02:00:5e:00:00:01`; '' if it has none. */
@@ -28,6 +32,8 @@ export interface Link {
 
 const IFINFOMSG = 16;
 const IFF_UP = 1;
+const IFF_NOARP = 0x80;
+const IFF_LOWER_UP = 0x10000;
 const IFLA_ADDRESS = 1;
 const IFLA_IFNAME = 3;
 const IFLA_MTU = 4;
@@ -46,10 +52,12 @@ const UDP_PORT = new Map([
   ['geneve', 5],
 ]);
 
-/** The payload of an RTM_GETLINK dump of all links, without their counters. */
-export function linksRequest(): Uint8Array {
+/** The payload of an RTM_GETLINK dump of all links, or of one link's, without their counters. */
+export function linksRequest(ifindex = 0): Uint8Array {
+  const header = new DataView(new ArrayBuffer(IFINFOMSG));
+  header.setInt32(4, ifindex, LITTLE_ENDIAN);
   const extensions = attribute(IFLA_EXT_MASK, u32(RTEXT_FILTER_SKIP_STATS));
-  return joined(new Uint8Array(IFINFOMSG), extensions);
+  return joined(new Uint8Array(header.buffer), extensions);
 }
 
 /** The link in the payload of an RTM_NEWLINK. */
@@ -58,12 +66,15 @@ export function decodeLink(payload: Uint8Array): Link {
   const info = attributes.nested(IFLA_LINKINFO);
   const kind = info.text(IFLA_INFO_KIND) ?? '';
   const udpPort = decodeUdpPort(kind, info);
+  const flags = header.getUint32(8, LITTLE_ENDIAN);
   return {
     index: header.getInt32(4, LITTLE_ENDIAN),
     name: attributes.text(IFLA_IFNAME) ?? '',
     altNames: attributes.nested(IFLA_PROP_LIST).all(IFLA_ALT_IFNAME).map(cString),
     type: header.getUint16(2, LITTLE_ENDIAN),
-    up: (header.getUint32(8, LITTLE_ENDIAN) & IFF_UP) !== 0,
+    up: (flags & IFF_UP) !== 0,
+    carrier: (flags & IFF_LOWER_UP) !== 0,
+    noArp: (flags & IFF_NOARP) !== 0,
     mtu: attributes.u32(IFLA_MTU) ?? 0,
     mac: macText(attributes.bytes(IFLA_ADDRESS)),
     kind,
@@ -82,6 +93,7 @@ function decodeUdpPort(kind: string, info: Attributes): number | undefined {
   return type === undefined ? undefined : info.nested(IFLA_INFO_DATA).u16be(type);
 }
 
-function macText(bytes: Uint8Array = new Uint8Array(0)): string {
+/** A link-layer address as text. */
+export function macText(bytes: Uint8Array = new Uint8Array(0)): string {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join(':');
 }

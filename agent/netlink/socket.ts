@@ -9,12 +9,17 @@ const REQUESTS = {
   RTM_GETLINK: 18,
   RTM_GETADDR: 22,
   RTM_GETROUTE: 26,
+  RTM_NEWNEIGH: 28,
+  RTM_GETNEIGH: 30,
+  RTM_GETRULE: 34,
   RTM_GETTFILTER: 46,
 } as const;
 export type Request = keyof typeof REQUESTS;
 
 /** All entries, not one (linux/netlink.h). */
 export const NLM_F_DUMP = 0x300;
+/** Makes what is not there. */
+export const NLM_F_CREATE = 0x400;
 const NLM_F_REQUEST = 0x01;
 const NLM_F_ACK = 0x04;
 const NLM_F_DUMP_INTR = 0x10;

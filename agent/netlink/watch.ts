@@ -19,7 +19,7 @@ export interface WatchParts {
   readonly ticker: Ticker;
 }
 
-// RTNLGRP_* of linux/rtnetlink.h: LINK, TC, IPV4_IFADDR, IPV6_IFADDR. Not routes: a node that speaks BGP may have a million.
+// RTNLGRP_* of linux/rtnetlink.h: LINK, TC, IPV4_IFADDR, IPV6_IFADDR. Not routes, of which few matter: notices.ts.
 const GROUPS = [1, 4, 5, 9];
 
 /** A flood must not keep the event loop for itself: what is left waits for the next tick. */

@@ -24,13 +24,13 @@ export function registerHealth(registry: Registry, health: HealthSources): void 
   const { rounds, hints } = health.statistics;
   const healthy = set.gauge(
     'udp_fanout_downstream_health',
-    '0: the probes of the endpoint failed, or it is unready and has answered none; 1: else, also without probes',
+    '0: the probes of the endpoint failed, the node has no way to it, or it is unready and has answered none; 1: else',
     'listener',
     'endpoint',
   );
   const failOpen = set.gauge(
     'udp_fanout_health_fail_open',
-    '1: downstreams of the listener are in use only because the probes of all of them failed',
+    '1: downstreams of the listener are in use only because all of them are down',
     'listener',
   );
   const lastResort = set.gauge(

@@ -155,6 +155,8 @@ describe.skipIf(!root)('the host as netlink shows it (needs root)', () => {
         name: row.ifname,
         altNames: row.altnames ?? [],
         up: row.flags.includes('UP'),
+        carrier: row.flags.includes('LOWER_UP'),
+        noArp: row.flags.includes('NOARP'),
         mtu: row.mtu,
         mac: row.address ?? '',
         kind: row.linkinfo?.info_kind ?? '',

@@ -32,6 +32,8 @@ export function aLink(fields: Partial<Link> = {}): Link {
     altNames: [],
     type: 1,
     up: true,
+    carrier: true,
+    noArp: false,
     mtu: 1500,
     mac: '02:00:00:00:00:01',
     kind: 'veth',

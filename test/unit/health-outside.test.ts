@@ -70,7 +70,7 @@ describe('the metrics', () => {
     expect(text).toContain('udp_fanout_health_probes_total{outcome="answered"} 2');
     expect(text).toContain('udp_fanout_health_probes_total{outcome="unanswered"} 1');
     expect(text).toContain('udp_fanout_health_probes_total{outcome="unsent"} 0');
-    expect(text).toContain('udp_fanout_health_hints_total{hint="neighbour_failed"} 0');
+    expect(text).toContain('udp_fanout_health_hints_total{hint="port_unreachable"} 0');
     expect(text).toContain('# TYPE udp_fanout_health_round_trip_seconds histogram');
     expect(text).toContain('udp_fanout_health_round_trip_seconds_bucket{le="0.002"} 0');
     expect(text).toContain('udp_fanout_health_round_trip_seconds_bucket{le="0.005"} 2');

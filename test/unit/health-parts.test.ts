@@ -1,5 +1,4 @@
-/** The parts of health by themselves: conditions, packets, choice, schedule, numbers, neighbours. */
-import { constants } from 'node:os';
+/** The parts of health by themselves: conditions, packets, choice, schedule, numbers. */
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import type { Timer } from '../../agent/clock.ts';
@@ -18,9 +17,6 @@ import { Statistics } from '../../agent/health/statistics.ts';
 import { onTicks } from '../../agent/health/ticks.ts';
 import { newToken } from '../../agent/health/token.ts';
 import type { Endpoint } from '../../agent/model.ts';
-import { attribute, encodeMessage, joined } from '../../agent/netlink/message.ts';
-import { decodeNeighbour, type Neighbour } from '../../agent/netlink/neighbour.ts';
-import { watchNeighbours } from '../../agent/netlink/neighbours.ts';
 import { FakeTimer } from '../fake/timer.ts';
 import { anEndpoint } from '../fake/words.ts';
 
@@ -282,66 +278,4 @@ test('round trips are counted in the bucket that holds them, the longest beyond 
   expect([counts[0], counts[bounds.indexOf(0.005)], counts.at(-1)]).toEqual([2, 1, 1]);
   expect(sum).toBeCloseTo(10.00215);
   expect(statistics.rounds).toEqual({ answered: 4, unanswered: 1, unsent: 0 });
-});
-
-describe('neighbours', () => {
-  /** struct ndmsg: family, index of the interface, state; then NDA_DST. */
-  const neighbour = (af: string, state: string, ip: string) =>
-    joined(hex(`${af} 000000 07000000 ${state} 00 01`), attribute(1, hex(ip)));
-  const FAILED = '2000';
-  const STALE = '0400';
-
-  test('are read with address, interface and whether they failed', () => {
-    expect(decodeNeighbour(neighbour('02', FAILED, '0a00010b'))).toEqual({
-      family: 4,
-      ip: '10.0.1.11',
-      ifindex: 7,
-      failed: true,
-    });
-    expect(decodeNeighbour(neighbour('0a', STALE, `fd00${'00'.repeat(13)}11`))).toEqual({
-      family: 6,
-      ip: 'fd00::11',
-      ifindex: 7,
-      failed: false,
-    });
-    expect(decodeNeighbour(neighbour('07', FAILED, '020000000001'))).toBeUndefined();
-    expect(() => decodeNeighbour(hex('02'))).toThrow('payload of 1 bytes: want at least 12');
-  });
-
-  test('that fail are told, whatever else the kernel says and loses in between', () => {
-    const message = (type: number, payload: Uint8Array) => encodeMessage({ type, flags: 0, sequence: 0, payload });
-    const queue: (Uint8Array | number)[] = [
-      message(28, neighbour('02', STALE, '0a00010a')),
-      message(28, neighbour('02', FAILED, '0a00010b')),
-      -constants.errno.ENOBUFS,
-      message(29, neighbour('02', FAILED, '0a00010c')),
-      message(28, neighbour('0a', FAILED, `fd00${'00'.repeat(13)}11`)),
-    ];
-    const world = { groups: [] as readonly number[], closed: 0, tick: () => {} };
-    const open = (groups: readonly number[]) => {
-      world.groups = groups;
-      return {
-        send: () => 0,
-        receive: (buffer: Uint8Array) => {
-          const next = queue.shift() ?? -constants.errno.EAGAIN;
-          if (typeof next === 'number') return next;
-          buffer.set(next);
-          return next.length;
-        },
-        close: () => void world.closed++,
-      };
-    };
-    const ticker = (_: number, tick: () => void) => {
-      world.tick = tick;
-      return () => {};
-    };
-    const failed: Neighbour[] = [];
-    const watch = watchNeighbours({ onFailed: (one) => failed.push(one) }, { open, ticker });
-    world.tick();
-    world.tick();
-    expect(failed.map(({ ip }) => ip)).toEqual(['10.0.1.11', 'fd00::11']);
-    expect(world.groups).toEqual([3]);
-    watch.close();
-    expect(world.closed).toBe(1);
-  });
 });

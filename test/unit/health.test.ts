@@ -35,7 +35,10 @@ function rig({ config = {}, ips = ['10.0.1.10', '10.0.1.11', '10.0.1.12'] }: Par
   const world = {
     skewMs: 0,
     changes: 0,
-    failNeighbour: (_ip: string) => {},
+    hint: (_ip: string) => {},
+    /** By address, why it cannot be reached. */
+    lost: new Map<string, string>(),
+    reached: (_ip: string) => {},
     endpoints: ips.map((ip) => anEndpoint(ip)),
   };
   // Not random, but no two in a row alike.
@@ -45,10 +48,17 @@ function rig({ config = {}, ips = ['10.0.1.10', '10.0.1.11', '10.0.1.12'] }: Par
     log,
     config: { ...CONFIG, ...config },
     clock: { timer: timer.set, now: () => timer.now + world.skewMs, random },
-    openProber: openIcmp(network.open),
-    watchNeighbours: (onFailed) => {
-      world.failNeighbour = onFailed;
-      return { close: () => {} };
+    openProber: (onHint) => {
+      world.hint = (ip) => onHint(anEndpoint(ip).address, 'port_unreachable');
+      return openIcmp(network.open)(onHint);
+    },
+    reachability: {
+      follow: () => {},
+      release: () => {},
+      lost: (ip) => world.lost.get(ip),
+      tell: ({ onChange }) => {
+        world.reached = onChange;
+      },
     },
   });
   health.start(() => void world.changes++);
@@ -240,32 +250,88 @@ describe('an answer', () => {
   });
 });
 
+describe('a way that is lost', () => {
+  test('takes a downstream out at once, whatever its probes say, and in again when it is back', () => {
+    const { timer, world, inUse, log, health } = rig();
+    timer.advance(INTERVAL);
+    world.lost.set('10.0.1.11', 'no route');
+    world.reached('10.0.1.11');
+    expect(inUse()).toEqual(['10.0.1.10', '10.0.1.12']);
+    expect(world.changes).toBe(1);
+    expect(health.endpoints().map(({ healthy }) => healthy)).toEqual([true, false, true]);
+    expect(health.remarks()).toEqual(['health(syslog): no way to 10.0.1.11:9000 (no route)']);
+    timer.advance(2 * INTERVAL);
+    expect(inUse()).toEqual(['10.0.1.10', '10.0.1.12']);
+    world.lost.clear();
+    world.reached('10.0.1.11');
+    expect(inUse()).toHaveLength(3);
+    expect(said(log.lines)).toEqual([
+      'WARN health path failed listener="syslog" downstream="10.0.1.11:9000" cause="no route" next="out of use until there is a way to it"',
+      'INFO health path recovered listener="syslog" downstream="10.0.1.11:9000" next="in use again"',
+    ]);
+  });
+
+  test('and that is back does not bring in a downstream whose probes fail', () => {
+    const { timer, network, world, inUse, untilOut } = rig();
+    timer.advance(INTERVAL);
+    world.lost.set('10.0.1.11', 'no route');
+    world.reached('10.0.1.11');
+    network.host('10.0.1.11', 'dead');
+    timer.advance(2 * INTERVAL);
+    expect(world.changes).toBe(1);
+    world.lost.clear();
+    world.reached('10.0.1.11');
+    expect(inUse()).toHaveLength(2);
+    network.host('10.0.1.11');
+    timer.advance(3 * INTERVAL);
+    expect(inUse()).toHaveLength(3);
+    expect(untilOut('10.0.1.99')).toBe(0);
+  });
+
+  test('of all of a family leaves all in, loudly', () => {
+    const { timer, world, inUse, log, health, listener } = rig();
+    timer.advance(INTERVAL);
+    for (const ip of inUse()) {
+      world.lost.set(ip, 'link eth0 is down');
+      world.reached(ip);
+    }
+    expect(inUse()).toHaveLength(3);
+    expect(health.failsOpen(listener)).toBe(true);
+    expect(log.lines.at(-1)).toBe(
+      'WARN health paths of all downstreams failed: all stay in use (fail_open) listener="syslog" family="IPv4"',
+    );
+    expect(health.remarks()[0]).toBe(
+      'health(syslog): the paths of all IPv4 downstreams failed: all stay in use (fail_open)',
+    );
+  });
+});
+
 describe('hints', () => {
   test('make the next probe come at once, and are no verdict', () => {
     const { network, timer, world, inUse, health } = rig();
     timer.advance(INTERVAL);
     const asked = network.asked('10.0.1.11');
-    world.failNeighbour('10.0.1.11');
+    world.hint('10.0.1.11');
     expect(network.asked('10.0.1.11')).toBe(asked + 1);
     timer.advance(1);
     expect(inUse()).toHaveLength(3);
-    expect(health.statistics.hints.neighbour_failed).toBe(1);
+    expect(health.statistics.hints.port_unreachable).toBe(1);
   });
 
   test('of a dead downstream save the rest of the interval, and stand in the cause', () => {
     const { network, timer, world, untilOut, log } = rig();
     timer.advance(INTERVAL);
     network.host('10.0.1.11', 'dead');
-    world.failNeighbour('10.0.1.11');
+    world.hint('10.0.1.11');
     expect(untilOut('10.0.1.11')).toBeLessThanOrEqual(TIMEOUT);
-    expect(log.lines[0]).toContain('cause="no answer in 2 s, neighbour failed"');
+    expect(log.lines[0]).toContain('cause="no answer in 2 s, port unreachable"');
   });
 
   test('that come without end do not make us flood anybody', () => {
     const { network, timer, world } = rig();
     for (let at = 0; at < 60_000; at += 10) {
-      world.failNeighbour('10.0.1.11');
-      world.failNeighbour('10.0.1.77');
+      world.hint('10.0.1.11');
+      world.hint('10.0.1.77');
       timer.advance(10);
     }
     expect(network.asked('10.0.1.11')).toBeLessThanOrEqual(2 * Math.ceil(60_000 / 4650) + 1);
@@ -752,7 +818,7 @@ describe('a Service that goes dark', () => {
     const ips = endpoints.map(({ address }) => address.ip);
     for (const ip of ips) network.host(ip, 'dead');
     reads = 0;
-    for (const ip of ips) world.failNeighbour(ip);
+    for (const ip of ips) world.hint(ip);
     timer.advance(INTERVAL + TIMEOUT);
     expect(world.changes).toBeGreaterThanOrEqual(count);
     const all = reads;
