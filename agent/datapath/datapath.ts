@@ -43,8 +43,10 @@ export interface ListenerCounters {
   readonly toSafetyNet: ReadonlyMap<string, number>;
   /** By reason, zeroes included. received = forwarded + dropped + what the safety net still has in hand. */
   readonly dropped: ReadonlyMap<string, number>;
-  /** Forwarded datagrams by downstream, as formatAddress writes it. */
+  /** Forwarded datagrams by downstream that is in use, as formatAddress writes it. */
   readonly downstreams: ReadonlyMap<string, number>;
+  /** The same of those that are not any more; `other` is all that are too long gone to be told apart. */
+  readonly gone: ReadonlyMap<string, number>;
   /** How often a thread that forwards for it died; absent where there are none. */
   readonly workerDeaths?: number;
 }

@@ -1,21 +1,46 @@
-/** Datagrams by downstream of tables that were replaced, for as long as the downstream may come back. */
-import { LIMITS } from '../model.ts';
+/**
+ * Datagrams by downstream that the table in use does not count: those of tables that were replaced, and those that went
+ * past any table. So the sum over all downstreams stays what was forwarded.
+ */
 
 /** Pods come and go for months: what is remembered of those that are gone must not grow with them. */
-const MAX_RETIRED = 4 * LIMITS.downstreamsPerListener;
+const MOST_GONE = 1024;
+/** In whose place the oldest of them are counted together. */
+const OTHERS = 'other';
 
 export class RetiredCounts {
+  /** In the order in which they were in a table last. */
   readonly #counts = new Map<string, number>();
+  #others = 0;
 
-  /** Adds the counts of a table. Of all that are remembered, those that are not `live` go where they are too many. */
+  /** Adds the counts of a table. Of all that are remembered, the oldest that are not `live` are folded into one. */
   add(counts: ReadonlyMap<string, number>, isLive: (downstream: string) => boolean): void {
-    for (const [key, count] of counts) this.#counts.set(key, (this.#counts.get(key) ?? 0) + count);
-    if (this.#counts.size <= MAX_RETIRED) return;
-    for (const key of this.#counts.keys()) if (!isLive(key)) this.#counts.delete(key);
+    for (const [key, count] of counts) {
+      const sum = (this.#counts.get(key) ?? 0) + count;
+      this.#counts.delete(key);
+      if (sum > 0) this.#counts.set(key, sum);
+    }
+    for (const [key, count] of this.#counts) {
+      if (this.#counts.size <= MOST_GONE) return;
+      if (isLive(key)) continue;
+      this.#others += count;
+      this.#counts.delete(key);
+    }
   }
 
-  /** The counts of the table that is in use, and for each of its downstreams what went through those before. */
-  addTo(live: ReadonlyMap<string, number>): ReadonlyMap<string, number> {
-    return new Map([...live].map(([key, count]) => [key, count + (this.#counts.get(key) ?? 0)]));
+  /** Adds datagrams to a downstream of the table in use. */
+  count(downstream: string, datagrams: number): void {
+    this.#counts.set(downstream, (this.#counts.get(downstream) ?? 0) + datagrams);
+  }
+
+  /**
+   * The counts of the table that is in use, each with what went through those before; and of the downstreams that are gone,
+   * the oldest of them as `other`.
+   */
+  with(live: ReadonlyMap<string, number>): Record<'downstreams' | 'gone', ReadonlyMap<string, number>> {
+    const downstreams = new Map([...live].map(([key, count]) => [key, count + (this.#counts.get(key) ?? 0)]));
+    const gone = new Map([...this.#counts].filter(([key]) => !live.has(key)));
+    if (this.#others > 0) gone.set(OTHERS, this.#others);
+    return { downstreams, gone };
   }
 }

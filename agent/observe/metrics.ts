@@ -57,7 +57,7 @@ function registerDatapath(registry: Registry, { counters }: MetricSources): void
   const active = set.gauge('udp_fanout_downstream_active', 'Downstreams that the listener sends to now', 'listener');
   const downstream = set.counter(
     'udp_fanout_downstream_packets_total',
-    'Datagrams sent to the downstream',
+    'Datagrams sent to the downstream, also one that has left; endpoint "other": to those that left long ago',
     'listener',
     'endpoint',
   );
@@ -89,7 +89,7 @@ function registerDatapath(registry: Registry, { counters }: MetricSources): void
       for (const [reason, count] of row.toSafetyNet) toSafetyNet.inc({ ...labels, reason }, count);
       active.set({ listener: row.listener.name }, row.downstreams.size);
       if (row.workerDeaths !== undefined) deaths.inc({ listener: row.listener.name }, row.workerDeaths);
-      for (const [endpoint, count] of row.downstreams) {
+      for (const [endpoint, count] of [...row.downstreams, ...row.gone]) {
         downstream.inc({ listener: row.listener.name, endpoint }, count);
       }
     }

@@ -74,7 +74,8 @@ async function lostWhile(topology: ReturnType<typeof singleNode>, broken: (one: 
   const { missing, duplicated } = union(await at.report({ quiet: 300 }), sent);
   expect(duplicated).toEqual([]);
   const lost = missing.reduce((sum, { first, last }) => sum + last - first + 1, 0);
-  await ledger(agent, 'test', { atLeast: 1000 });
+  const { forwarded, downstreams } = await ledger(agent, 'test', { atLeast: 1000 });
+  expect(Object.values(downstreams).reduce((sum, count) => sum + count, 0)).toBe(forwarded);
   return lost;
 }
 

@@ -326,6 +326,7 @@ describe('the guide', () => {
         ]),
         dropped: new Map([['no_downstream', count]]),
         downstreams: new Map(),
+        gone: new Map(),
       });
       const meaning = (reason: string) => VERDICTS.find(({ name }) => name === reason)!.meaning;
       const losses = watchLosses({ log, counters: () => [row()], meaning });

@@ -65,7 +65,7 @@ describe('an error', () => {
       if (world.broken) throw new Error('bpf_map_lookup_elem: ENOMEM');
       const none = { received: 0, forwarded: 0, bytesReceived: 0, bytesForwarded: 0, toSafetyNet: new Map() };
       const dropped = new Map([['no_downstream', world.lost]]);
-      return [{ listener: aListener(), mode: 'tc_ebpf', ...none, dropped, downstreams: new Map() }];
+      return [{ listener: aListener(), mode: 'tc_ebpf', ...none, dropped, downstreams: new Map(), gone: new Map() }];
     };
     watchLosses({ log, counters, meaning: (reason) => reason, ...life.part('losses') });
     timer.advance(10_000);

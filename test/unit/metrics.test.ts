@@ -12,7 +12,15 @@ function counted(listener: Listener): ListenerCounters {
   const numbers = { received: 3, forwarded: 2, bytesReceived: 30, bytesForwarded: 20 };
   const dropped = new Map([['no_downstream', 1]]);
   const downstreams = new Map([[`10.0.0.${listener.id}:9000`, 2]]);
-  return { listener, mode: 'tc_ebpf', ...numbers, toSafetyNet: new Map(), dropped, downstreams };
+  return {
+    listener,
+    mode: 'tc_ebpf',
+    ...numbers,
+    toSafetyNet: new Map(),
+    dropped,
+    downstreams,
+    gone: new Map([['10.0.1.1:9000', 4]]),
+  };
 }
 
 function rig() {
@@ -47,6 +55,13 @@ test('a listener that is gone has no series, and a new one has', async () => {
   expect(of(second, 'a')).toEqual([]);
   expect(of(second, 'c')).toHaveLength(of(first, 'a').length);
   expect(of(second, 'b')).toEqual(of(first, 'b'));
+});
+
+test('downstreams that have left keep their series and are not among the active ones', async () => {
+  const text = await rig().scrape();
+  expect(text).toContain('udp_fanout_downstream_packets_total{listener="a",endpoint="10.0.0.0:9000"} 2');
+  expect(text).toContain('udp_fanout_downstream_packets_total{listener="a",endpoint="10.0.1.1:9000"} 4');
+  expect(text).toContain('udp_fanout_downstream_active{listener="a"} 1');
 });
 
 test('errors of the agent itself are counted by where they came up', async () => {

@@ -91,7 +91,7 @@ export class KernelListener implements HandedListener {
     const totals = this.#handed.addTo(readTotals(this.#maps.stats, this.row, this.#bpf.possibleCpus()));
     // No downstream is in the tables of both families.
     const live = new Map([...this.#tables.values()].flatMap((table) => [...table.counters()]));
-    return { listener: this.listener, ...totals, downstreams: this.#handed.addDownstreams(this.#retired.addTo(live)) };
+    return { listener: this.listener, ...totals, ...this.#retired.with(live) };
   }
 
   get reportsMtu(): boolean {
@@ -108,7 +108,8 @@ export class KernelListener implements HandedListener {
   }
 
   forwarded(downstream: string, datagrams: number, bytes: number): void {
-    this.#handed.forwarded(downstream, datagrams, bytes);
+    this.#handed.forwarded(datagrams, bytes);
+    this.#retired.count(downstream, datagrams);
   }
 
   dropped(reason: string): void {
@@ -127,8 +128,8 @@ export class KernelListener implements HandedListener {
     for (const [family, table] of this.#tables) {
       if (!which(family)) continue;
       this.#maps.tables.remove(this.#place(family));
-      table.close();
       this.#tables.delete(family);
+      this.#retire(table);
     }
   }
 

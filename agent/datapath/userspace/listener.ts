@@ -89,7 +89,7 @@ export class UserspaceListener {
       bytesForwarded: totals.bytesForwarded,
       toSafetyNet: new Map(),
       dropped,
-      downstreams: this.#snapshot ? this.#retired.addTo(countsOf(this.#snapshot)) : new Map(),
+      ...this.#retired.with(this.#snapshot ? countsOf(this.#snapshot) : new Map()),
       workerDeaths: this.#deaths + (this.#group?.deaths ?? 0),
     };
   }

@@ -6,16 +6,14 @@ const REASONS = ['no_route', 'mtu_exceeded', 'martian_source'];
 
 export class HandedTally {
   readonly #dropped = new Map<string, number>(REASONS.map((reason) => [reason, 0]));
-  readonly #downstreams = new Map<string, number>();
   #forwarded = 0;
   #bytes = 0;
   /** Those that count as forwarded already. */
   #lost = 0;
 
-  forwarded(downstream: string, datagrams: number, bytes: number): void {
+  forwarded(datagrams: number, bytes: number): void {
     this.#forwarded += datagrams;
     this.#bytes += bytes;
-    this.#downstreams.set(downstream, (this.#downstreams.get(downstream) ?? 0) + datagrams);
   }
 
   dropped(reason: string): void {
@@ -36,11 +34,6 @@ export class HandedTally {
       bytesForwarded: totals.bytesForwarded + this.#bytes,
       dropped: joined(totals.dropped, this.#dropped),
     };
-  }
-
-  /** The counts of downstreams that are in use, and what these add. */
-  addDownstreams(live: ReadonlyMap<string, number>): Map<string, number> {
-    return new Map([...live].map(([key, count]) => [key, count + (this.#downstreams.get(key) ?? 0)]));
   }
 }
 
