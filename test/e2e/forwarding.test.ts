@@ -100,6 +100,23 @@ describe.skipIf(obstacle).each(MODES)(titled("$name: a single node, the guide's 
     expect(await ledger(agent, 'test', 300)).toMatchObject({ forwarded: 300, toSafetyNet: {} });
   });
 
+  test.each([
+    ['the others get its share', 3, [0, 60, 60], '10.0.1.10:40000'],
+    ['the only one gets it from the node’s address', 1, [120], '10.0.1.1'],
+  ] as const)('a sender that is a downstream: %s', async (_, count, shares, source) => {
+    const { node, pods } = built(singleNode({ wiring: 'bridged', pods: count }));
+    const agent = await started(mode, node, listener({ bind: '0.0.0.0:9000', interface: 'cni0', downstream: pods }));
+    const at = await receivers(pods);
+    const sent = await send(pods[0]!, { to: '10.0.1.1:9000', from: '10.0.1.10:40000', count: 120, rate: 5000, cpu: 0 });
+    const report = await at.report({ expect: 120 });
+    expect(union(report, sent)).toEqual({ received: 120, missing: [], duplicated: [] });
+    for (const [pod, receiver] of report.receivers.entries()) {
+      expect(Math.abs(receiver.count - shares[pod]!)).toBeLessThanOrEqual(shares[pod] === 0 ? 0 : 2);
+      expect(Object.keys(receiver.sources).every((from) => from.startsWith(source))).toBe(true);
+    }
+    expect(await ledger(agent, 'test', 120)).toMatchObject({ forwarded: 120, dropped: {} });
+  });
+
   test('a packet that holds many datagrams is counted as many', async () => {
     const { client, node, pods } = built(singleNode({ checksums: 'offloaded' }));
     const agent = await started(mode, node, listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods }));

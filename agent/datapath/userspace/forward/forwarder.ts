@@ -15,6 +15,7 @@ import { SENDERS, type Senders } from '../sockets/open.ts';
 import type { WorkerState } from '../workers/state.ts';
 import type { BatchBuffers } from './batch-buffers.ts';
 import { BatchSender } from './batch-sender.ts';
+import { SOURCE_WORDS } from './batch-sources.ts';
 import { type Preserve, SourcePaths } from './source-paths.ts';
 import { Targets } from './targets.ts';
 
@@ -54,6 +55,8 @@ export class Forwarder {
   readonly #sender: BatchSender;
   readonly #nat: NatSockets;
   #targets: Targets | undefined;
+  /** Whose turn it is in the place of a sender. */
+  #turn = 0;
   #walks: Readonly<Record<Family, SlotWalk>> | undefined;
   /** By datagram: 4 or 6, or 0 for one that is not forwarded. */
   readonly #families: Uint8Array;
@@ -125,6 +128,24 @@ export class Forwarder {
     this.#state.received(batch.count, bytes);
   }
 
+  /**
+   * The slot's downstream, or another one in turn where that is the sender itself, whose stack would take its own address
+   * for a forgery. Where there is no other, the datagram bears this host's address.
+   */
+  #other(slots: Uint16Array, slot: number, source: number): number {
+    const { words } = this.#buffers.sources;
+    const isSender = (at: number) => this.#targets!.isAt(slots[at]!, words, source * SOURCE_WORDS);
+    if (!isSender(slot)) return slots[slot]!;
+    const turn = this.#turn++;
+    const others = slots.length - 1;
+    for (let step = 0; step < others; step++) {
+      const at = (slot + 1 + ((turn + step) % others)) % slots.length;
+      if (!isSender(at)) return slots[at]!;
+    }
+    this.#paths.sendFromHere(source);
+    return slots[slot]!;
+  }
+
   /** Gives each datagram of a family the next slot, in the order in which they came. */
   #plan(family: Family): void {
     const { batch, plan, sources } = this.#buffers;
@@ -137,18 +158,21 @@ export class Forwarder {
       this.#state.dropped(REASON.no_downstream, wanted);
       return;
     }
-    const { gather } = this.#targets!;
+    const targets = this.#targets!;
+    const { gather } = targets;
     const apart = this.#paths.preserves;
     let slot = walk.take(wanted);
     let message = -1;
     let source = 0;
+    let isDownstream = false;
     for (let i = 0; i < batch.count; i++) {
       if (this.#families[i] !== family) continue;
       if (apart && batch.message[i] !== message) {
         message = batch.message[i]!;
         source = sources.of(batch, message);
+        isDownstream = targets.have(sources.words, source * SOURCE_WORDS);
       }
-      const downstream = slots[slot]!;
+      const downstream = isDownstream ? this.#other(slots, slot, source) : slots[slot]!;
       if (++slot === slots.length) slot = 0;
       plan.add(i, batch.size[i]!, source, downstream, gather[downstream]!);
     }

@@ -28,6 +28,8 @@ export class SourcePaths {
   /** By source of the batch, after `choose`: one of SOURCE_PATH, and the socket of those that have their own. */
   readonly path: Uint8Array;
   readonly fd: Int32Array;
+  /** By source: it may not be kept, whatever this process may do. */
+  readonly #fromHere: Uint8Array;
   /** By source: some of its datagrams can be gathered. */
   readonly #gathers: Uint8Array;
   readonly #clients: ClientSockets | undefined;
@@ -39,6 +41,7 @@ export class SourcePaths {
     this.path = new Uint8Array(sources);
     this.fd = new Int32Array(sources);
     this.#gathers = new Uint8Array(sources);
+    this.#fromHere = new Uint8Array(sources);
     this.#clients = preserve?.transparent
       ? new ClientSockets(preserve.maxSources, (source, at) => this.#isHost(source, at), descriptors, senders.client)
       : undefined;
@@ -63,13 +66,20 @@ export class SourcePaths {
     this.#clients?.clear();
   }
 
+  /** Has this source's datagrams of the batch bear this host's address. */
+  sendFromHere(source: number): void {
+    this.#fromHere[source] = 1;
+  }
+
   /** Chooses for every source of a planned batch. */
   choose(plan: GsoPlan, sources: BatchSources, now: number): void {
     this.#gathers.fill(0, 0, sources.count);
     for (let run = 0; run < plan.runs; run++) if (plan.count[run]! > 1) this.#gathers[plan.source[run]!] = 1;
     for (let source = 0; source < sources.count; source++) {
-      this.path[source] = this.#choose(source, sources.words, source * SOURCE_WORDS, now);
+      const kept = this.#fromHere[source] === 0;
+      this.path[source] = kept ? this.#choose(source, sources.words, source * SOURCE_WORDS, now) : SOURCE_PATH.NAT;
     }
+    this.#fromHere.fill(0, 0, sources.count);
   }
 
   #choose(source: number, words: Uint32Array, at: number, now: number): number {

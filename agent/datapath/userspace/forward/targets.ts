@@ -19,6 +19,8 @@ export class Targets {
   readonly gather: Int32Array;
   /** By downstream: datagrams sent, this forwarder's part of the snapshot's counters. */
   readonly counts: Float64Array;
+  /** The last words of the downstreams' addresses, by which nearly all sources are told not to be one. */
+  readonly #lastWords: ReadonlySet<number>;
   readonly #names: readonly string[];
   readonly #sockaddrs: readonly Uint8Array[];
   readonly #sockets: NatSockets;
@@ -40,7 +42,31 @@ export class Targets {
       this.rawAddresses.bytes.set(bytes, index * SOCKADDR.room);
       this.rawAddresses.u16[(index * SOCKADDR.room + SOCKADDR.port) / 2] = 0;
     }
+    this.#lastWords = new Set(snapshot.downstreams.map((_, index) => this.#lastWord(index)));
     sockets.keep(new Set(this.#names.slice(0, MAX_CONNECTED)));
+  }
+
+  /** True if a source, as ReceiveBatch.source has it, may be a downstream's: `isAt` knows. */
+  have(source: Uint32Array, at: number): boolean {
+    return this.#lastWords.has(source[at + ((source[at]! & 0xf) === 4 ? 1 : 4)]!);
+  }
+
+  /** True if a source's address is this downstream's. */
+  isAt(downstream: number, source: Uint32Array, at: number): boolean {
+    const family = this.family[downstream] as Family;
+    if ((source[at]! & 0xf) !== family) return false;
+    const first = (downstream * SOCKADDR.room + SOCKADDR[family].addr) / 4;
+    const words = family === 4 ? 1 : 4;
+    for (let word = 0; word < words; word++) {
+      if (this.addresses.u32[first + word] !== source[at + 1 + word]) return false;
+    }
+    return true;
+  }
+
+  #lastWord(downstream: number): number {
+    const { addr, size } = SOCKADDR[this.family[downstream] as Family];
+    const end = this.family[downstream] === 4 ? addr + 4 : size - 4;
+    return this.addresses.u32[(downstream * SOCKADDR.room + end) / 4 - 1]!;
   }
 
   /** The socket that reaches it with this host's address; connected ones need no address with the message. Throws SystemError. */
