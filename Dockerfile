@@ -42,7 +42,7 @@ RUN set -eu; . /target.env; \
     from=/target/node_modules; app=/image/opt/udp-fanout; to=$app/node_modules; \
     mkdir -p /image/usr/local/bin /image/etc/udp-fanout "$to/@koromix" "$to/raw-socket/build/Release"; \
     cp "$from/node-linux-$cpu/bin/node" /image/usr/local/bin; \
-    printf '#!/bin/sh\nexec node /opt/udp-fanout/dist/udp-fanout.js "$@"\n' > /image/usr/local/bin/udp-fanout; \
+    printf '#!/bin/sh\nexec node --disable-sigusr1 /opt/udp-fanout/dist/udp-fanout.js "$@"\n' > /image/usr/local/bin/udp-fanout; \
     printf '#!/bin/sh\nexec /usr/bin/tcpdump -Z root "$@"\n' > /image/usr/local/bin/tcpdump; \
     chmod 755 /image/usr/local/bin/*; \
     cp -r LICENSE package.json dist "$app"; \

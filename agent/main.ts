@@ -2,7 +2,7 @@
 import { resolve } from 'node:path';
 import { formatAddress } from './address.ts';
 import { now } from './clock.ts';
-import { FollowedConfig } from './config/followed.ts';
+import { FollowedConfig, RESTART } from './config/followed.ts';
 import { openDatapath } from './datapath/composite.ts';
 import { VERDICTS } from './datapath/tc/abi.ts';
 import type { ListFilters } from './datapath/tc/clsact.ts';
@@ -47,6 +47,7 @@ export async function runAgent(options: AgentOptions): Promise<number> {
   const { config } = followed;
   const log = openLog(options.logLevel ?? config.log.level, options.logFormat ?? config.log.format);
   const stopped = stopSignal();
+  outliveSignals(log);
   const life = new Lifetime({ log, now });
   let end: End = 'error';
   try {
@@ -150,6 +151,13 @@ function identityOf(followed: FollowedConfig): Identity {
 
 function meaning(reason: string): string {
   return [...VERDICTS, ...REASONS].find(({ name }) => name === reason)?.meaning ?? reason;
+}
+
+/** Signals that would end the agent without a word, and leave what is ours on the host; Node's debugger is one of them. */
+function outliveSignals(log: Log): void {
+  process.on('SIGHUP', () => log.warn(`a config is not reloaded by SIGHUP: ${RESTART}`));
+  for (const signal of ['SIGUSR1', 'SIGUSR2'] as const)
+    process.on(signal, () => log.info('the agent does nothing by this signal', { signal }));
 }
 
 /** The signal that asks us to stop; rejected by an error that nobody caught, so that even then all is detached. */

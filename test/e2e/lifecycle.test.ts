@@ -8,7 +8,7 @@ import { startAgent } from '../../lab/agent.ts';
 import type { Topology } from '../../lab/host.ts';
 import { lacking, titled } from '../../lab/kernel.ts';
 import { labObstacle } from '../../lab/lab.ts';
-import { patient, until } from '../../lab/patience.ts';
+import { patient, pause, until } from '../../lab/patience.ts';
 import { singleNode } from '../../lab/single-node.ts';
 import { receive, send, startSending } from '../../lab/traffic.ts';
 import { union } from '../../lab/union.ts';
@@ -109,6 +109,34 @@ describe.skipIf(obstacle)(titled("the agent's life", obstacle), () => {
     expect(detach()).toBe('detached from interface "lo"\ndetached from interface "eth0"\n');
     expect(filters(node)).toBe('');
     expect(detach()).toBe('nothing of udp-fanout is attached on this host\n');
+  });
+
+  test.each([
+    ['SIGUSR1', /INFO the agent does nothing by this signal signal="SIGUSR1"$/],
+    ['SIGUSR2', /INFO the agent does nothing by this signal signal="SIGUSR2"$/],
+    ['SIGHUP', /WARN a config is not reloaded by SIGHUP: restart the agent \(kubectl .*\)$/],
+  ] as const)('%s opens no debugger and ends nothing: it is a line in the log', async (signal, line) => {
+    const { client, node, pods } = built(singleNode());
+    const userspace = { ...listener({ name: 'slow', bind: '0.0.0.0:9001', interface: 'eth0', downstream: pods }) };
+    const agent = startAgent(
+      node,
+      config(listener({ ...base, downstream: pods }), { ...userspace, mode: 'userspace' } as typeof userspace),
+    );
+    cleanUps.push(() => agent.stop());
+    await agent.waitFor(ATTACHED);
+    await agent.waitFor(/updated userspace downstream set/);
+    const ports = () => node.namespace.run('ss', ['-Hltn']).match(/:\d+ /g);
+    const before = ports();
+    const from = agent.lines.length;
+    agent.kill(signal);
+    await agent.waitFor(line, { from });
+    await pause(300);
+    expect(ports()).toEqual(before);
+    expect(agent.lines.filter((one) => one.includes('Debugger'))).toEqual([]);
+    const at = await receive(pods);
+    cleanUps.push(() => at.close());
+    const sent = await send(client, { to: '10.0.0.1:9001', count: 300, rate: 10_000 });
+    expect(union(await at.report({ expect: 300 }), sent)).toEqual({ received: 300, missing: [], duplicated: [] });
   });
 
   test('a second agent on the node is turned away', async () => {

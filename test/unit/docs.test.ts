@@ -132,7 +132,7 @@ describe('names in the docs', () => {
     const known = [...usage.matchAll(/^ {2}udp-fanout ([a-z]+)/gm)].map(([, name]) => name!);
     expect(known.sort()).toEqual(['check', 'detach', 'doctor']);
     expect(unique(commands.filter((name) => /^(check|do|de)/.test(name)))).toEqual(known);
-    const flags = (text: string) => unique([...text.matchAll(/(?<![\w-])--[a-z][a-z-]+/g)].map(([flag]) => flag));
+    const flags = (text: string) => unique([...text.matchAll(/(?<![\w-])--[a-z][a-z0-9-]+/g)].map(([flag]) => flag));
     const told = ours.map((line) =>
       line.replace(
         /^.*?(udp-fanout(\.js)? (?:check|doctor|detach|--(?:config|log|ebpf|version|help))|npm start -- )/,
@@ -142,7 +142,7 @@ describe('names in the docs', () => {
     expect(flags(told.join('\n')).filter((flag) => !flags(usage).includes(flag))).toEqual([]);
     for (const flag of flags(usage)) expect(ALL_DOCS, flag).toContain(flag);
     const spelt = [...TEXT.values()].flatMap(spans).filter((span) => /^--[a-z]/.test(span));
-    const foreign = ['--cap-add', '--ulimit'];
+    const foreign = ['--cap-add', '--disable-sigusr1', '--ulimit'];
     const allowed = [...flags(usage), ...foreign];
     expect(flags(spelt.join('\n')).filter((flag) => !allowed.includes(flag))).toEqual([]);
     expect(usage).toContain(LOG_FORMATS.join('|'));
