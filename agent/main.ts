@@ -110,6 +110,7 @@ async function start(
   const unready = () => reconciler.unready();
   const remarks = () => [...followed.remarks(), ...datapath.remarks(), ...health.remarks()];
   const discovery = () => source.status();
+  const egressDrops = () => reachability?.egressDrops() ?? new Map<string, number>();
   const internalErrors = () => life.errors;
   if (config.metrics.enabled) {
     // Loaded only where the config asks for it: it is a quarter of the agent's memory.
@@ -117,7 +118,15 @@ async function start(
       import('./observe/metrics.ts'),
       import('./observe/server.ts'),
     ]);
-    const registry = openMetrics({ version: version(), counters, unready, internalErrors, discovery, health });
+    const registry = openMetrics({
+      version: version(),
+      counters,
+      egressDrops,
+      unready,
+      internalErrors,
+      discovery,
+      health,
+    });
     const server = await openServer({ ...config.metrics, registry, unready, remarks });
     life.onClose('metrics', () => server.close());
     log.info('serving metrics', { bind: formatAddress(config.metrics.bind), path: config.metrics.path });

@@ -3,6 +3,7 @@ import { constants } from 'node:os';
 import type { Family, IpAddress } from '../address.ts';
 import { SystemError } from '../ffi/errno.ts';
 import { addressesRequest, decodeAddress, type HostAddress } from './address.ts';
+import { type Drops, decodeLinkDrops, decodeQueueDrops, queuesRequest, statsRequest } from './drops.ts';
 import { decodeFilter, type Filter, filtersRequest, type Side } from './filter.ts';
 import { decodeLink, type Link, linksRequest } from './link.ts';
 import type { Message } from './message.ts';
@@ -37,6 +38,8 @@ export interface Host {
   neighbour(ifindex: number, address: IpAddress): Neighbour | undefined;
   /** The port that a station is behind, as far as the bridge has learned it. */
   station(bridge: number, mac: string): Station | undefined;
+  /** By index, packets that links or their queues have dropped on the way out, whichever are more. */
+  egressDrops(): ReadonlyMap<number, number>;
   /** Has the kernel ask a neighbour whether it is there. Needs NET_ADMIN. */
   use(ifindex: number, address: IpAddress): void;
   /** The clsact filters of one side, in each chain in the order they run in; none without clsact or the interface. */
@@ -61,6 +64,11 @@ export function openHost(socket: Rtnetlink = new Rtnetlink()): Host {
       socket.request('RTM_GETRULE', NLM_F_DUMP, rulesRequest(family)).some(({ payload }) => isByArrival(payload)),
     neighbour: (ifindex, address) => decoded(one('RTM_GETNEIGH', neighbourRequest(ifindex, address)), decodeNeighbour),
     station: (bridge, mac) => decoded(one('RTM_GETNEIGH', stationRequest(bridge, mac)), decodeStation),
+    egressDrops: () =>
+      larger([
+        ...known(socket.request('RTM_GETSTATS', NLM_F_DUMP, statsRequest()), decodeLinkDrops),
+        ...known(socket.request('RTM_GETQDISC', NLM_F_DUMP, queuesRequest()), decodeQueueDrops),
+      ]),
     use: (ifindex, address) => void socket.request('RTM_NEWNEIGH', NLM_F_CREATE, useRequest(ifindex, address)),
     filters: (ifindex, side = 'ingress') =>
       known(socket.request('RTM_GETTFILTER', NLM_F_DUMP, filtersRequest(ifindex, side)), decodeFilter),
@@ -70,6 +78,13 @@ export function openHost(socket: Rtnetlink = new Rtnetlink()): Host {
 
 function known<T>(messages: readonly Message[], decode: (payload: Uint8Array) => T | undefined): T[] {
   return messages.map(({ payload }) => decode(payload)).filter((entry) => entry !== undefined);
+}
+
+/** A redirected packet that a queue drops is the device's loss too on newer kernels, and not on 5.10: no sum of both. */
+function larger(all: readonly Drops[]): ReadonlyMap<number, number> {
+  const most = new Map<number, number>();
+  for (const { ifindex, packets } of all) most.set(ifindex, Math.max(most.get(ifindex) ?? 0, packets));
+  return most;
 }
 
 function decoded<T>(message: Message | undefined, decode: (payload: Uint8Array) => T | undefined): T | undefined {

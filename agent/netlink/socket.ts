@@ -12,7 +12,9 @@ const REQUESTS = {
   RTM_NEWNEIGH: 28,
   RTM_GETNEIGH: 30,
   RTM_GETRULE: 34,
+  RTM_GETQDISC: 38,
   RTM_GETTFILTER: 46,
+  RTM_GETSTATS: 94,
 } as const;
 export type Request = keyof typeof REQUESTS;
 

@@ -11,6 +11,8 @@ import { MetricSet } from './metric-set.ts';
 export interface MetricSources {
   readonly version: string;
   readonly counters: () => readonly ListenerCounters[];
+  /** Packets dropped on the way out, by interface that leads to a downstream. */
+  readonly egressDrops: () => ReadonlyMap<string, number>;
   readonly unready: () => readonly string[];
   /** Errors that nobody expected, by where they came up. */
   readonly internalErrors: () => ReadonlyMap<string, number>;
@@ -28,7 +30,7 @@ export function openMetrics(sources: MetricSources): Registry {
   return registry;
 }
 
-function registerDatapath(registry: Registry, { counters }: MetricSources): void {
+function registerDatapath(registry: Registry, { counters, egressDrops }: MetricSources): void {
   const set = new MetricSet(registry);
   const datagrams = ['listener', 'mode'] as const;
   const reasons = ['listener', 'mode', 'reason'] as const;
@@ -61,6 +63,11 @@ function registerDatapath(registry: Registry, { counters }: MetricSources): void
     'listener',
     'endpoint',
   );
+  const egress = set.counter(
+    'udp_fanout_egress_drops_total',
+    "Packets that an interface which leads to downstreams, or its queue, dropped on the way out, others' among them",
+    'interface',
+  );
   const deaths = set.counter(
     'udp_fanout_worker_deaths_total',
     'Threads that forwarded for the listener, died and were started again',
@@ -72,13 +79,16 @@ function registerDatapath(registry: Registry, { counters }: MetricSources): void
     registers: [registry],
   });
   let rows: readonly ListenerCounters[] = [];
+  let drops: ReadonlyMap<string, number> = new Map();
   set.onScrape(() => {
     try {
       rows = counters();
+      drops = egressDrops();
     } catch {
       // The last ones are shown again: a counter that falls to 0 would look like a restart.
       failures.inc();
     }
+    for (const [name, packets] of drops) egress.inc({ interface: name }, packets);
     for (const row of rows) {
       const labels = { listener: row.listener.name, mode: row.mode };
       received.inc(labels, row.received);

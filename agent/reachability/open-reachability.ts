@@ -14,6 +14,8 @@ import { Reachability } from './reachability.ts';
 const DISCARD = 9;
 
 export interface OpenedReachability extends Pick<Reachability, 'follow' | 'release' | 'lost' | 'tell'> {
+  /** By interface that leads to a downstream: packets that it, or its queue, has dropped on the way out. */
+  egressDrops(): ReadonlyMap<string, number>;
   close(): void;
 }
 
@@ -30,11 +32,18 @@ export function openReachability({ host, log, ticker }: OpenReachabilityDependen
       { onNotice: (notice) => reachability.notice(notice), onDrained: () => reachability.drained() },
       { ticker },
     );
-    return Object.assign(reachability, { close: () => watch.close() });
+    const egressDrops = () => dropsOf(host, reachability.links());
+    return Object.assign(reachability, { egressDrops, close: () => watch.close() });
   } catch (error) {
     log.warn('health paths failed to be watched', { error: (error as Error).message, next: 'probes alone tell' });
     return undefined;
   }
+}
+
+function dropsOf(host: Host, links: ReadonlySet<number>): ReadonlyMap<string, number> {
+  const drops = host.egressDrops();
+  const ours = host.links().filter(({ index }) => links.has(index));
+  return new Map(ours.map(({ index, name }) => [name, drops.get(index) ?? 0]));
 }
 
 /** By the neighbour table, which takes NET_ADMIN; else by a datagram, for which the kernel has to ask. */

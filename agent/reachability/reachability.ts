@@ -91,6 +91,11 @@ export class Reachability {
     return this.#targets.get(ip)?.lost;
   }
 
+  /** The links that lead to the addresses, a bridge's port as well as the bridge. */
+  links(): ReadonlySet<number> {
+    return new Set([...this.#hops.values()].flatMap(({ hop }) => [hop.ifindex, ...(hop.port ? [hop.port] : [])]));
+  }
+
   notice(notice: Notice): void {
     switch (notice.kind) {
       case 'link':

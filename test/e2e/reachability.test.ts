@@ -180,6 +180,29 @@ describe.skipIf(obstacle)(titled('a downstream without a way to it is out at onc
   });
 });
 
+describe.skipIf(obstacle)(titled('what is dropped on the way out', obstacle), () => {
+  test('by a queue that is full is counted by interface: sent = received + dropped there', async () => {
+    const { client, node, pods } = built(singleNode({ pods: 2 }));
+    const tc = (...words: string[]) => node.namespace.run('tc', words);
+    tc('qdisc', 'replace', 'dev', 'veth10', 'root', 'tbf', 'rate', '1mbit', 'burst', '5kb', 'limit', '5000');
+    const agent = await started(node, pods);
+    const at = await receive(pods);
+    cleanUps.push(() => at.close());
+    const dropped = async (name: string) =>
+      (await agent.metrics()).get(`udp_fanout_egress_drops_total{interface="${name}"}`);
+    expect([await dropped('veth10'), await dropped('veth11'), await dropped('eth0')]).toEqual([0, 0, undefined]);
+    const sending = await startSending(client, { to: '10.0.0.1:9000', rate: RATE, cpu: 0 });
+    await pause(1000);
+    const sent = await sending.stop();
+    const { received } = union(await at.report({ quiet: 1000 }), sent);
+    const lost = await dropped('veth10');
+    expect(lost).toBeGreaterThan(100);
+    expect(received + lost!).toBe(sent.count);
+    const { forwarded } = await ledger(agent, 'test', sent.count);
+    expect(forwarded - lost!).toBe(received);
+  });
+});
+
 describe.skipIf(obstacle)(titled('a downstream that can be reached is never out', obstacle), () => {
   /** Lines that say that one is. */
   const outs = ({ lines }: Agent) => lines.filter((line) => /health path failed|endpoints=[012]$/.test(line));

@@ -28,6 +28,7 @@ function rig() {
   const registry = openMetrics({
     version: '1',
     counters: () => world.listeners.map(counted),
+    egressDrops: () => new Map([['veth10', 5]]),
     unready: () => [],
     internalErrors: () => world.errors,
     discovery: () => [],
@@ -62,6 +63,10 @@ test('downstreams that have left keep their series and are not among the active 
   expect(text).toContain('udp_fanout_downstream_packets_total{listener="a",endpoint="10.0.0.0:9000"} 2');
   expect(text).toContain('udp_fanout_downstream_packets_total{listener="a",endpoint="10.0.1.1:9000"} 4');
   expect(text).toContain('udp_fanout_downstream_active{listener="a"} 1');
+});
+
+test('what is dropped on the way out is shown by interface', async () => {
+  expect(await rig().scrape()).toContain('udp_fanout_egress_drops_total{interface="veth10"} 5');
 });
 
 test('errors of the agent itself are counted by where they came up', async () => {
