@@ -108,7 +108,7 @@ async function start(
 
   const counters = () => datapath.counters();
   const unready = () => reconciler.unready();
-  const remarks = () => [...followed.remarks(), ...datapath.remarks(), ...health.remarks()];
+  const remarks = () => [followed, reconciler, datapath, health].flatMap((one) => one.remarks());
   const discovery = () => source.status();
   const egressDrops = () => reachability?.egressDrops() ?? new Map<string, number>();
   const internalErrors = () => life.errors;

@@ -38,6 +38,8 @@ export class Reconciler {
   readonly #built = new Map<string, Built & { readonly from: string }>();
   #listeners: readonly Listener[] = [];
   #problems: ReadonlyMap<string, Problem> = new Map();
+  /** Of the problems, those that are of interfaces that are not there. */
+  #missing: ReadonlySet<string> = new Set();
   #waiting: readonly Listener[] = [];
 
   constructor(dependencies: ReconcilerDependencies) {
@@ -69,7 +71,20 @@ export class Reconciler {
 
   /** What keeps the agent from being ready, in the operator's words: `endpoints(syslog)`, `attachment(eth0)`. */
   unready(): readonly string[] {
-    return [...this.#waiting.map(({ name }) => `endpoints(${name})`), ...this.#problems.keys()];
+    const problems = [...this.#problems.keys()].filter((subject) => !this.#isSpared(subject));
+    return [...this.#waiting.map(({ name }) => `endpoints(${name})`), ...problems];
+  }
+
+  /** What an operator who asks for readiness should know though the agent does what it can: a line each. */
+  remarks(): readonly string[] {
+    const spared = [...this.#problems.values()].filter(({ subject }) => this.#isSpared(subject));
+    const idle = this.#listeners.filter(({ name }) =>
+      this.#built.get(name)?.tables.every(({ slots }) => slots.length === 0),
+    );
+    return [
+      ...spared.map(({ subject, message }) => `${subject}: ${message}`),
+      ...idle.map(({ name }) => `endpoints(${name}): none is in use, every datagram is dropped`),
+    ];
   }
 
   /** The listeners that receive, or will as soon as their endpoints are known. */
@@ -80,8 +95,18 @@ export class Reconciler {
         !has('host') &&
         !has(`listener(${name})`) &&
         // Only a listener that insists on the kernel path is nothing without an interface.
-        (mode !== 'tc_ebpf' || interfaces.some((link) => !has(`attachment(${link})`))),
+        (mode !== 'tc_ebpf' || interfaces.some((link) => !has(attachment(link)))),
     );
+  }
+
+  /**
+   * True for an interface that is missing where each listener that names it has another one: the nodes of a DaemonSet differ,
+   * and one that is never ready stops its roll-out.
+   */
+  #isSpared(subject: string): boolean {
+    if (!this.#missing.has(subject)) return false;
+    const users = this.#listeners.filter(({ interfaces }) => interfaces.some((link) => attachment(link) === subject));
+    return users.every(({ interfaces }) => interfaces.some((link) => !this.#problems.has(attachment(link))));
   }
 
   close(): void {
@@ -128,6 +153,7 @@ export class Reconciler {
       else planned.push({ listener, interfaces: place.interfaces, absent: place.problems, tables });
       if (problem) problems.push(problem);
     }
+    this.#missing = new Set(planned.flatMap(({ absent }) => absent.map(({ subject }) => subject)));
     this.#waiting = waiting;
     return { blueprint: { addresses: ownAddresses(host.addresses(), links), listeners: planned }, problems };
   }
@@ -148,7 +174,7 @@ export class Reconciler {
     const subjects = this.#listeners.flatMap(({ name, interfaces }) => [
       `listener(${name})`,
       `endpoints(${name})`,
-      ...interfaces.map((link) => `attachment(${link})`),
+      ...interfaces.map(attachment),
     ]);
     const known = new Set(['host', ...subjects]);
     const gone = [...this.#problems.keys()].filter((subject) => !known.has(subject));
@@ -156,6 +182,8 @@ export class Reconciler {
     this.#problems = new Map([...this.#problems].filter(([subject]) => known.has(subject)));
   }
 }
+
+const attachment = (link: string) => `attachment(${link})`;
 
 type Built = Pick<ListenerBlueprint, 'tables'> & { readonly problem?: Problem };
 

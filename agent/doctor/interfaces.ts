@@ -33,7 +33,7 @@ function placementFinding(name: string, { links }: InterfaceFacts, { listeners }
   const lost = alone.includes('tc_ebpf');
   const finding = lost ? fail : warn;
   const who = users.map((listener) => `"${listener.name}"`).join(', ');
-  const rest = lost ? 'and has no other' : alone.includes('auto') ? 'and falls back to userspace' : 'and is not ready';
+  const rest = lost ? 'and has no other' : alone.includes('auto') ? 'and falls back to userspace' : 'and has others';
   const mend = 'see `ip link` and correct the config; in a pod, hostNetwork: true';
   return finding(`interface ${name}`, `${problem.message}; listener ${who} names it ${rest}`, mend);
 }

@@ -170,6 +170,18 @@ describe.skipIf(obstacle)(titled("the agent's life", obstacle), () => {
     expect(await agent.get('/readyz')).toMatchObject({ status: 503 });
   });
 
+  test('one interface that is missing among several is a remark', async () => {
+    const { node, pods } = built(singleNode());
+    const { interface: nic, ...rest } = listener({ ...base, downstream: pods });
+    const agent = startAgent(node, config({ ...rest, interfaces: [nic, 'eth9'] } as never));
+    cleanUps.push(() => agent.stop());
+    await agent.waitFor(ATTACHED);
+    const ready = await agent.get('/readyz');
+    expect(ready.status).toBe(200);
+    expect(ready.body).toMatch(/^ok\nattachment\(eth9\): interface not found: eth9 \(there are: lo, eth0, /);
+    expect((await agent.metrics()).get('udp_fanout_ready')).toBe(1);
+  });
+
   test('an address that the node gets later is the wildcard bind’s too', async () => {
     const { client, node, pods } = built(singleNode());
     const agent = startAgent(node, config(listener({ ...base, downstream: pods })));

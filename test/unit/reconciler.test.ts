@@ -59,6 +59,36 @@ describe('the reconciler', () => {
     expect(datapath.addresses).toEqual(['10.0.0.1', '192.0.2.7']);
   });
 
+  test('spares the node for one of several interfaces, and remarks it; not for the last one', () => {
+    const { reconciler, world, timer, start } = rig([aListener({ interfaces: ['eth0', 'eth9'] })]);
+    start();
+    expect(reconciler.unready()).toEqual([]);
+    expect(reconciler.remarks()).toEqual(['attachment(eth9): interface not found: eth9 (there are: eth0)']);
+    world.links = [aLink({ name: 'lan0' })];
+    timer.advance(1000);
+    reconciler.trigger();
+    expect(reconciler.unready()).toEqual(['attachment(eth0)', 'attachment(eth9)']);
+    expect(reconciler.remarks()).toEqual([]);
+  });
+
+  test('does not spare it where another listener has no other interface', () => {
+    const both = aListener({ id: 0, interfaces: ['eth0', 'eth9'] });
+    const { reconciler, start } = rig([both, aListener({ id: 1, interfaces: ['eth9'] })]);
+    start();
+    expect(reconciler.unready()).toEqual(['attachment(eth9)']);
+  });
+
+  test('remarks a listener that has no downstream at all, ready as it is', () => {
+    const { reconciler, world, timer, start } = rig();
+    start();
+    expect(reconciler.remarks()).toEqual([]);
+    world.endpoints.set('listener-0', []);
+    reconciler.trigger();
+    timer.advance(100);
+    expect(reconciler.unready()).toEqual([]);
+    expect(reconciler.remarks()).toEqual(['endpoints(listener-0): none is in use, every datagram is dropped']);
+  });
+
   test('makes a storm of events into at most 20 passes a second, the last state among them', () => {
     const { datapath, timer, world, start } = rig();
     for (let event = 0; event < 1000; event++) {
