@@ -16,8 +16,8 @@ process.on('message', (question: Question) => {
     return;
   }
   try {
-    const method = host[question.method] as (argument: unknown) => unknown;
-    say({ answer: method(question.argument) });
+    const method = host[question.method] as (...args: unknown[]) => unknown;
+    say({ answer: method(...[question.argument].flat()) });
   } catch (error) {
     say({ error: String(error) });
   }

@@ -68,6 +68,10 @@ class Namespace {
   call(method: 'addresses'): Promise<HostAddress[]>;
   call(method: 'route', argument: { family: 4 | 6; ip: string }): Promise<Route | undefined>;
   call(method: 'filters', argument: number): Promise<Filter[]>;
+  call(method: 'neighbour' | 'station' | 'use', argument: readonly unknown[]): Promise<object | undefined>;
+  call(method: 'way', argument: { family: 4 | 6; ip: string }): Promise<Route | string>;
+  call(method: 'isOneOfSeveral', argument: { family: 4 | 6; ip: string }): Promise<boolean>;
+  call(method: 'routesByArrival', argument: 4 | 6): Promise<boolean>;
   call(method: keyof Host, argument?: unknown): Promise<unknown> {
     return this.#ask({ ask: 'call', method, argument });
   }
@@ -250,6 +254,73 @@ describe.skipIf(!root)('the host as netlink shows it (needs root)', () => {
     expect(await route('fd00::1')).toMatchObject({ local: true });
     const nowhere = ['10.4.0.1', '10.5.0.1', '10.6.0.1', '172.16.0.1', 'fd04::1', 'fd05::1', 'fd06::1', 'fd99::1'];
     for (const ip of nowhere) expect(await route(ip), ip).toBeUndefined();
+  });
+
+  test('says why there is no way, of how many ways one is one, and whether they go by arrival', async () => {
+    ns.ip('link add v0 type veth peer name v1');
+    ns.batch([
+      'link set v0 up',
+      'link set v1 up',
+      'address add 10.0.0.1/24 dev v0',
+      'address add fd00::1/64 dev v0 nodad',
+      'route add unreachable 10.4.0.0/16',
+      'route add prohibit 10.5.0.0/16',
+      'route add blackhole 10.6.0.0/16',
+      'route add blackhole fd06::/64',
+      'route add 10.7.0.0/16 nexthop via 10.0.0.2 nexthop via 10.0.0.3',
+      'route add fd07::/64 nexthop via fd00::2 nexthop via fd00::3',
+      'route add 10.8.0.0/16 via 10.0.0.2',
+      'route add fd08::/64 via fd00::2',
+    ]);
+    const address = (ip: string) => ({ family: ip.includes(':') ? (6 as const) : (4 as const), ip });
+    const none = ['10.4.0.1', '10.5.0.1', '10.6.0.1', '172.16.0.1', 'fd06::1', 'fd99::1'];
+    const reasons: unknown[] = [];
+    for (const ip of none) reasons.push(await ns.call('way', address(ip)));
+    expect(reasons).toEqual([
+      'unreachable route',
+      'prohibit route',
+      'blackhole route',
+      'no route',
+      'blackhole route',
+      'no route',
+    ]);
+    const several: boolean[] = [];
+    for (const ip of ['10.7.0.1', 'fd07::1', '10.8.0.1', 'fd08::1', '10.6.0.1']) {
+      several.push(await ns.call('isOneOfSeveral', address(ip)));
+    }
+    expect(several).toEqual([true, true, false, false, false]);
+    expect([await ns.call('routesByArrival', 4), await ns.call('routesByArrival', 6)]).toEqual([false, false]);
+    ns.ip('rule add iif v0 lookup 100');
+    expect([await ns.call('routesByArrival', 4), await ns.call('routesByArrival', 6)]).toEqual([true, false]);
+  });
+
+  test('knows neighbours and stations, and has the kernel ask for one', async () => {
+    ns.ip('link add v0 type veth peer name v1');
+    ns.ip('link add b0 type bridge');
+    ns.batch([
+      'link set v0 master b0 up',
+      'link set v1 up',
+      'link set b0 up',
+      'address add 10.0.0.1/24 dev b0',
+      'neigh add 10.0.0.7 lladdr 02:00:00:00:00:07 dev b0',
+    ]);
+    const [b0, v0] = [await ns.link('b0'), await ns.link('v0')];
+    const address = { family: 4, ip: '10.0.0.7' };
+    const mac = '02:00:00:00:00:07';
+    expect(await ns.call('neighbour', [b0.index, address])).toEqual({
+      ...address,
+      ifindex: b0.index,
+      unresolved: false,
+      mac,
+    });
+    expect(await ns.call('station', [b0.index, mac])).toBeUndefined();
+    run('bridge', '-n', ns.name, 'fdb', 'add', mac, 'dev', 'v0', 'master', 'static');
+    expect(await ns.call('station', [b0.index, mac])).toEqual({ bridge: b0.index, port: v0.index, mac });
+    const nobody = { family: 4, ip: '10.0.0.8' };
+    expect(await ns.call('neighbour', [b0.index, nobody])).toBeUndefined();
+    await ns.call('use', [b0.index, nobody]);
+    expect(await ns.call('neighbour', [b0.index, nobody])).toMatchObject({ unresolved: true, mac: '' });
+    expect(await ns.call('neighbour', [4242, nobody])).toBeUndefined();
   });
 
   test('lists ingress filters in their order, and none without clsact', async () => {
