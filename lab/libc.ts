@@ -48,6 +48,8 @@ const libc = {
   clock_gettime: call('int clock_gettime(int clock, void *time)'),
   /** if_nametoindex(3): 0 if there is no such interface. */
   if_nametoindex: call('unsigned int if_nametoindex(const void *name)'),
+  /** ptrace(2), of which this uses no data. */
+  ptrace: call('long ptrace(int request, int thread, void *address, void *data)'),
   /** sched_getcpu(3). */
   sched_getcpu: call('int sched_getcpu()'),
 } as const;
@@ -174,4 +176,14 @@ export function onCpu<T>(cpu: number | undefined, work: () => T): T {
   } finally {
     check('sched_setaffinity', libc.sched_setaffinity(0, before.length, before));
   }
+}
+
+/** linux/ptrace.h */
+const PTRACE = { DETACH: 17, SEIZE: 0x4206, INTERRUPT: 0x4207 } as const;
+
+/** Stops one thread of another process, as nothing of its own could; the function returned lets it go on. */
+export function holdThread(thread: number): () => void {
+  check('ptrace(SEIZE)', libc.ptrace(PTRACE.SEIZE, thread, null, null));
+  check('ptrace(INTERRUPT)', libc.ptrace(PTRACE.INTERRUPT, thread, null, null));
+  return () => void check('ptrace(DETACH)', libc.ptrace(PTRACE.DETACH, thread, null, null));
 }

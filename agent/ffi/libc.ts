@@ -79,6 +79,8 @@ export const RLIMIT_NOFILE = 7;
 export const RLIMIT_MEMLOCK = 8;
 /** linux/fcntl.h: a copy of a descriptor, which does not go to a program that is executed. */
 export const F_DUPFD_CLOEXEC = 1030;
+/** asm-generic/fcntl.h: sets the flags of what a descriptor is of, for all its copies. */
+export const F_SETFL = 4;
 /** linux/sched.h */
 export const CLONE_NEWNET = 0x40000000;
 

@@ -3,6 +3,7 @@ import { closeSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { Worker } from 'node:worker_threads';
 import { afterEach, describe, expect, test } from 'vitest';
 import { openUserspaceDatapath } from '../../agent/datapath/userspace/datapath.ts';
+import { SENDERS } from '../../agent/datapath/userspace/sockets/open.ts';
 import { type StartThread, startThread } from '../../agent/datapath/userspace/workers/pool.ts';
 import type { Listener } from '../../agent/model.ts';
 import { buildTable } from '../../agent/table.ts';
@@ -11,7 +12,7 @@ import { udp4, udp6 } from '../../lab/frame.ts';
 import type { Host, Topology } from '../../lab/host.ts';
 import { titled } from '../../lab/kernel.ts';
 import { labObstacle } from '../../lab/lab.ts';
-import { AF, bind, errnoName, SOCK, sendTo, socket } from '../../lab/libc.ts';
+import { AF, bind, errnoName, holdThread, SOCK, sendTo, socket } from '../../lab/libc.ts';
 import { patient, pause, until } from '../../lab/patience.ts';
 import { numberedPayload } from '../../lab/payload.ts';
 import { type SingleNode, singleNode } from '../../lab/single-node.ts';
@@ -333,6 +334,49 @@ describe.skipIf(obstacle)(title('userspace: the start'), () => {
   });
 });
 
+describe.skipIf(obstacle)(title('userspace: a worker that hangs'), () => {
+  test.each([1, 2])(
+    'one of %i: the agent serves its socket within two seconds, and then another worker',
+    async (workers) => {
+      const { client, node, pods } = built(singleNode());
+      const agent = await started(
+        node,
+        pods.map(({ address }) => address),
+        { settings: { workers } },
+      );
+      const at = await receivers(pods);
+      const from = Array.from({ length: 20 }, (_, i) => `10.0.0.9:${40000 + i}`);
+      const sending = await startSending(client, { to: '10.0.0.1:9000', from, rate: 4000 });
+      const [thread = ''] = readdirSync(`/proc/${agent.pid}/task`).filter((id) =>
+        readFileSync(`/proc/${agent.pid}/task/${id}/comm`, 'utf8').startsWith('udp-fanout-0'),
+      );
+      const release = holdThread(Number(thread));
+      // An agent does not end while one of its threads is held.
+      cleanUps.push(release);
+      const held = performance.now();
+      await agent.waitFor(/ERROR userspace worker hangs/);
+      expect(performance.now() - held).toBeLessThan(patient(2000));
+      await pause(500);
+      // All that waited in its socket has arrived, but for what it has in hand.
+      const inHand = 64;
+      const soFar = (await at.peek()).count;
+      expect(soFar).toBeGreaterThan(4000);
+      cleanUps.pop();
+      release();
+      await agent.waitFor(/ERROR userspace worker died .*restart_ms=100/);
+      await pause(1000);
+      const sent = await sending.stop();
+      const report = await at.report({ expect: sent.count, quiet: 300 });
+      expect(union(report, sent).duplicated).toEqual([]);
+      expect(sent.count - report.count).toBeLessThanOrEqual(inHand);
+      const { forwarded, dropped } = await ledger(agent, 'test', { atLeast: report.count });
+      expect(forwarded).toBe(report.count);
+      expect(Object.keys(dropped).filter((reason) => reason !== 'worker_died')).toEqual([]);
+      expect((await agent.metrics()).get('udp_fanout_worker_deaths_total{listener="test"}')).toBe(1);
+    },
+  );
+});
+
 describe.skipIf(obstacle)(title('userspace: tables'), () => {
   const BASE = aListener({
     mode: 'userspace',
@@ -343,7 +387,13 @@ describe.skipIf(obstacle)(title('userspace: tables'), () => {
   /** A datapath in this process, its threads and sockets in the node's namespace; and a way to apply downstreams. */
   function inProcess(node: Host, options: { startThread?: StartThread } = {}) {
     const log = aLog();
-    const datapath = openUserspaceDatapath({ log, ...options });
+    const inNode =
+      <A extends unknown[]>(open: (...args: A) => number) =>
+      (...args: A) =>
+        node.namespace.inside(() => open(...args));
+    // What this thread opens later on is the node's too.
+    const senders = { nat: inNode(SENDERS.nat), raw: inNode(SENDERS.raw), client: inNode(SENDERS.client) };
+    const datapath = openUserspaceDatapath({ log, senders, ...options });
     cleanUps.push(async () => {
       datapath.remove();
       await until('no worker is left', () => threads() === 0);

@@ -1,6 +1,7 @@
 /** Worker threads that die, hang and stop; and counters that two threads see. */
 import { readdirSync, readlinkSync } from 'node:fs';
 import { describe, expect, onTestFinished, test } from 'vitest';
+import { REASON } from '../../agent/datapath/userspace/reasons.ts';
 import { buildSnapshot } from '../../agent/datapath/userspace/snapshot.ts';
 import { Descriptors } from '../../agent/datapath/userspace/sockets/descriptors.ts';
 import { openListenerSocket, openNatSocket } from '../../agent/datapath/userspace/sockets/open.ts';
@@ -18,6 +19,8 @@ class FakeThread {
   readonly state: WorkerState;
   readonly descriptors: Descriptors;
   terminated = false;
+  /** It is at work, or waits in a receive. */
+  lives = true;
   readonly #listeners = new Map<string, (value: never) => void>();
 
   constructor(job: WorkerJob) {
@@ -43,6 +46,7 @@ class FakeThread {
   }
 
   exit(): void {
+    this.lives = false;
     this.#listeners.get('exit')!(1 as never);
   }
 
@@ -80,14 +84,36 @@ function rig(fails: (start: number) => boolean = () => false) {
     threads.push(new FakeThread(of));
     return threads.at(-1)!;
   };
+  /** While time passes, threads show that they live. */
+  const timer = (milliseconds: number, task: () => void) =>
+    clock.set(milliseconds, () => {
+      for (const { lives, state } of threads) if (lives) state.beat();
+      task();
+    });
+  /** Those that stand in, by the worker's index, with what they were told. */
+  const standIns: string[] = [];
+  const standIn = ({ index }: { index: number }, { generation }: { generation: number }) => {
+    standIns.push(`${index} opened with ${generation}`);
+    const state = new WorkerState();
+    state.received(10, 100);
+    state.forwarded(10, 100);
+    return {
+      deaths: 0,
+      ready: () => true,
+      publish: (latest: { generation: number }) => standIns.push(`${index} told of ${latest.generation}`) > 0,
+      totals: () => [state.read(0)],
+      stop: () => {},
+      close: () => void standIns.push(`${index} closed`),
+    };
+  };
   const open = () =>
-    new WorkerPool({ log, name: 'syslog', jobs, snapshot: snapshot(1), start, timer: clock.set, now: () => clock.now });
+    new WorkerPool({ log, name: 'syslog', jobs, snapshot: snapshot(1), start, standIn, timer, now: () => clock.now });
   /** Ends the pool, whose threads obey at once. */
   const end = (pool: WorkerPool) => {
     for (const thread of threads) thread.leave();
     pool.close();
   };
-  return { open, threads, log, clock, fds, end };
+  return { open, threads, log, clock, fds, end, standIns };
 }
 
 /** What a descriptor is of; undefined if it is closed. */
@@ -118,6 +144,57 @@ describe('a pool of workers', () => {
     expect(threads).toHaveLength(3);
     expect(threads[2]!.job).toMatchObject({ index: 1, snapshot: { generation: 2 } });
     expect(threads[2]!.job.state).toBe(threads[1]!.job.state);
+    end(pool);
+  });
+
+  test('has its place taken from when it dies until it is back', () => {
+    const { open, threads, clock, standIns, end } = rig();
+    const pool = open();
+    threads[1]!.die('out of luck');
+    pool.publish(snapshot(2));
+    expect(standIns).toEqual(['1 opened with 1', '1 told of 2']);
+    clock.advance(100);
+    expect(threads).toHaveLength(3);
+    clock.advance(20);
+    expect(standIns.slice(2)).toEqual(['1 closed']);
+    threads[2]!.die('again');
+    // What went through both stand-ins stays counted.
+    expect(pool.totals().reduce((sum, { forwarded }) => sum + forwarded, 0)).toBe(20);
+    end(pool);
+    expect(standIns.slice(3)).toEqual(['1 opened with 2', '1 closed']);
+  });
+
+  test('books what a worker had in hand when it died', () => {
+    const { open, threads, end } = rig();
+    const pool = open();
+    threads[0]!.state.work();
+    threads[0]!.state.received(64, 6400);
+    threads[0]!.state.forwarded(40, 4000);
+    threads[0]!.state.dropped(REASON.EAGAIN, 3);
+    threads[0]!.die('in the middle');
+    expect(pool.totals()[0]!.dropped[REASON.worker_died]).toBe(21);
+    end(pool);
+  });
+
+  test('sees within two seconds that a worker hangs, stands in for it, and starts another when it has ended', () => {
+    const { open, threads, clock, log, standIns, end } = rig();
+    const pool = open();
+    clock.advance(60_000);
+    expect([log.lines, standIns]).toEqual([[], []]);
+    threads[0]!.lives = false;
+    threads[0]!.state.work();
+    clock.advance(2000);
+    expect(log.lines).toEqual([
+      'ERROR userspace worker hangs, the agent stands in for it listener="syslog" worker=0 deaths=1',
+    ]);
+    expect([threads[0]!.terminated, standIns]).toEqual([true, ['0 opened with 1']]);
+    // Nobody waits for it to take a table.
+    expect(pool.publish(snapshot(2))).toBe(true);
+    clock.advance(60_000);
+    threads[0]!.exit();
+    clock.advance(200);
+    expect([threads.length, pool.deaths]).toEqual([3, 1]);
+    expect(standIns).toEqual(['0 opened with 1', '0 told of 2', '0 closed']);
     end(pool);
   });
 

@@ -15,6 +15,7 @@ import { UserspaceListener } from './listener.ts';
 import { type IsHost, isHostAddress, isOccupied, withoutLoops } from './loops.ts';
 import { type Opening, type OpenListenerOptions, openListener } from './open-listener.ts';
 import { buildSnapshot, sameSnapshot, sameTables } from './snapshot.ts';
+import type { Senders } from './sockets/open.ts';
 import { allowedCpus } from './workers/cpus.ts';
 import { defaultWorkers, workerBytes } from './workers/default-workers.ts';
 import type { StartThread } from './workers/pool.ts';
@@ -25,6 +26,8 @@ export interface UserspaceDependencies {
   readonly isSafetyNet?: (listener: Listener) => boolean;
   /** Starts a worker thread; what a test replaces. */
   readonly startThread?: StartThread;
+  /** Opens this thread's own sockets to send by; what a test in another network namespace replaces. */
+  readonly senders?: Senders;
 }
 
 /** Opens nothing yet: sockets and threads come with a listener's first tables, and go with the listener. */
@@ -37,16 +40,18 @@ class UserspaceDatapath implements Datapath {
   readonly #log: Log;
   readonly #isSafetyNet: (listener: Listener) => boolean;
   readonly #startThread: StartThread | undefined;
+  readonly #senders: Senders | undefined;
   /** By name. */
   readonly #listeners = new Map<string, UserspaceListener>();
   /** What lacks here for as long as we run. */
   readonly #said = new Set<string>();
   #generation = 0;
 
-  constructor({ log, isSafetyNet = () => false, startThread }: UserspaceDependencies) {
+  constructor({ log, isSafetyNet = () => false, startThread, senders }: UserspaceDependencies) {
     this.#log = log;
     this.#isSafetyNet = isSafetyNet;
     this.#startThread = startThread;
+    this.#senders = senders;
   }
 
   apply(blueprint: Blueprint): readonly Problem[] {
@@ -116,7 +121,8 @@ class UserspaceDatapath implements Datapath {
     const forwarders = isOpen ? served.forwarders : safetyNet ? 1 : this.#workers(listener, blueprint);
     const usable = known.map((table) => this.#withoutLoops(listener, table, isHost, problems));
     const before = served.snapshot;
-    const snapshot = buildSnapshot(++this.#generation, usable, blueprint.addresses, forwarders, before);
+    // One more, where this thread stands in for workers.
+    const snapshot = buildSnapshot(++this.#generation, usable, blueprint.addresses, forwarders + 1, before);
     const news = !isOpen || !before || !sameTables(before, snapshot);
     const opening = isOpen ? undefined : this.#open(served, { safetyNet, onlyIpv6, forwarders, snapshot });
     return () => {
@@ -153,8 +159,8 @@ class UserspaceDatapath implements Datapath {
     wanted: Pick<OpenListenerOptions, 'safetyNet' | 'onlyIpv6' | 'forwarders' | 'snapshot'>,
   ): Opening {
     const once = (level: 'info' | 'warn', line: string) => this.#once(level, line);
-    const [log, startThread] = [this.#log, this.#startThread];
-    return this.#orClosed(served, () => openListener(served.listener, { ...wanted, log, once, startThread }));
+    const [log, startThread, senders] = [this.#log, this.#startThread, this.#senders];
+    return this.#orClosed(served, () => openListener(served.listener, { ...wanted, log, once, startThread, senders }));
   }
 
   #orClosed<T>(served: UserspaceListener, open: () => T): T {

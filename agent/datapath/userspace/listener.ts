@@ -10,15 +10,7 @@ import { REASONS } from './reasons.ts';
 import { countsOf, type TableSnapshot } from './snapshot.ts';
 import { receiveDrops, withdraw } from './sockets/open.ts';
 import type { ForwarderGroup } from './workers/pool.ts';
-import type { Totals } from './workers/state.ts';
-
-const NOTHING: Totals = {
-  received: 0,
-  forwarded: 0,
-  bytesReceived: 0,
-  bytesForwarded: 0,
-  dropped: REASONS.map(() => 0),
-};
+import { addTotals, NO_TOTALS, type Totals } from './workers/state.ts';
 
 export class UserspaceListener {
   /** As the config has it now. */
@@ -34,7 +26,7 @@ export class UserspaceListener {
   #snapshot: TableSnapshot | undefined;
   #terms = '';
   /** Of sockets and groups that are gone. */
-  #past: Totals = NOTHING;
+  #past: Totals = NO_TOTALS;
   #overflow = 0;
   #deaths = 0;
   readonly #retired = new RetiredCounts();
@@ -77,7 +69,7 @@ export class UserspaceListener {
   counters(): ListenerCounters {
     const now = this.#group?.totals() ?? [];
     this.#readDrops();
-    const totals = [this.#past, ...now].reduce(add);
+    const totals = [this.#past, ...now].reduce(addTotals);
     const dropped = new Map(REASONS.map(({ name }, index) => [name as string, totals.dropped[index]!]));
     dropped.set('receive_buffer', this.#overflow);
     return {
@@ -112,7 +104,7 @@ export class UserspaceListener {
     this.stop();
     this.#group.close();
     this.#readDrops();
-    this.#past = [this.#past, ...this.#group.totals()].reduce(add);
+    this.#past = [this.#past, ...this.#group.totals()].reduce(addTotals);
     this.#deaths += this.#group.deaths;
     this.#group = undefined;
     for (const { fd } of this.#sockets) libc.close(fd);
@@ -136,14 +128,4 @@ export class UserspaceListener {
       socket.drops = drops;
     }
   }
-}
-
-function add(a: Totals, b: Totals): Totals {
-  return {
-    received: a.received + b.received,
-    forwarded: a.forwarded + b.forwarded,
-    bytesReceived: a.bytesReceived + b.bytesReceived,
-    bytesForwarded: a.bytesForwarded + b.bytesForwarded,
-    dropped: a.dropped.map((count, index) => count + b.dropped[index]!),
-  };
 }

@@ -10,9 +10,9 @@ import { DEFAULT_RECEIVE_BUFFER, type Listener } from '../../model.ts';
 import type { Preserve } from './forward/source-paths.ts';
 import { SafetyNet } from './safety-net.ts';
 import type { TableSnapshot } from './snapshot.ts';
-import { bindTo, type ListenerSocket, openListenerSocket, tryBind } from './sockets/open.ts';
+import { bindTo, type ListenerSocket, openListenerSocket, SENDERS, type Senders, tryBind } from './sockets/open.ts';
 import { allowedCpus } from './workers/cpus.ts';
-import { type ForwarderGroup, type StartThread, WorkerPool } from './workers/pool.ts';
+import { type ForwarderGroup, type PoolJob, type StartThread, WorkerPool } from './workers/pool.ts';
 
 export interface OpenListenerOptions {
   readonly log: Log;
@@ -25,6 +25,8 @@ export interface OpenListenerOptions {
   readonly forwarders: number;
   readonly snapshot: TableSnapshot;
   readonly startThread: StartThread | undefined;
+  /** How this thread opens sockets to send by. */
+  readonly senders: Senders | undefined;
 }
 
 /** What serves a listener, and the sockets that it serves, which stay the listener's. */
@@ -105,18 +107,18 @@ function openSafetyNet(
   { name, settings }: Listener,
   fd: number,
   preserve: Preserve | undefined,
-  { log, snapshot }: OpenListenerOptions,
+  { log, snapshot, senders = SENDERS }: OpenListenerOptions,
 ): ForwarderGroup {
   const { batchSize, maxPacketSize } = settings;
-  const { gathers } = abilities();
-  return new SafetyNet({ log, name, fd, preserve, batchSize, maxPacketSize, gathers, snapshot });
+  const fields = { log, name, fd, index: 0, preserve, batchSize, maxPacketSize, snapshot, senders };
+  return new SafetyNet({ ...fields, gathers: abilities().gathers, coalesces: false });
 }
 
 function openPool(
   { id, name, settings }: Listener,
   fds: readonly number[],
   preserve: Preserve | undefined,
-  { log, snapshot, startThread: start }: OpenListenerOptions,
+  { log, snapshot, startThread: start, senders = SENDERS }: OpenListenerOptions,
 ): ForwarderGroup {
   const { batchSize, maxPacketSize, pinCpus } = settings;
   const { gathers, coalesces } = abilities();
@@ -126,7 +128,10 @@ function openPool(
     const cpu = pinCpus ? cpus[(id + index) % cpus.length] : undefined;
     return { fd, index, batchSize, maxPacketSize, preserve, gathers, coalesces, cpu };
   });
-  return new WorkerPool({ log, name, jobs, snapshot, start });
+  // All stand-ins are of this one thread, so they share a row of the counters, behind the workers'.
+  const standIn = (job: PoolJob, latest: TableSnapshot) =>
+    new SafetyNet({ ...job, log, name, index: fds.length, snapshot: latest, senders });
+  return new WorkerPool({ log, name, jobs, snapshot, start, standIn });
 }
 
 /** How sources are kept; undefined for nat. */

@@ -23,11 +23,13 @@ const ON_ITS_WAY_MS = 1;
 /** Shared by the safety nets of this thread, since no two of them are ever at work at once; gone with the last. */
 const shared = new Map<string, WeakRef<BatchBuffers>>();
 
-export interface SafetyNetOptions extends Omit<ForwarderOptions, 'buffers' | 'state' | 'index' | 'descriptors'> {
+export interface SafetyNetOptions extends Omit<ForwarderOptions, 'buffers' | 'state' | 'descriptors'> {
   readonly log: Log;
   readonly name: string;
   readonly snapshot: TableSnapshot;
   readonly batchSize: number;
+  /** Whether the socket has UDP_GRO. */
+  readonly coalesces: boolean;
 }
 
 export class SafetyNet implements ForwarderGroup {
@@ -104,11 +106,10 @@ export class SafetyNet implements ForwarderGroup {
   }
 
   #open(): Forwarder {
-    const { batchSize, maxPacketSize } = this.#deps;
-    const buffers = buffersFor(batchSize, maxPacketSize);
+    const { batchSize, maxPacketSize, coalesces } = this.#deps;
+    const buffers = buffersFor(batchSize, maxPacketSize, coalesces);
     const forwarder = new Forwarder({
       ...this.#deps,
-      index: 0,
       state: this.#state,
       descriptors: this.#descriptors,
       buffers,
@@ -126,9 +127,9 @@ export class SafetyNet implements ForwarderGroup {
   }
 }
 
-function buffersFor(batchSize: number, maxPacketSize: number): BatchBuffers {
-  const key = `${batchSize} ${maxPacketSize}`;
-  const buffers = shared.get(key)?.deref() ?? new BatchBuffers(batchSize, maxPacketSize, false);
+function buffersFor(batchSize: number, maxPacketSize: number, coalesces: boolean): BatchBuffers {
+  const key = `${batchSize} ${maxPacketSize} ${coalesces}`;
+  const buffers = shared.get(key)?.deref() ?? new BatchBuffers(batchSize, maxPacketSize, coalesces);
   shared.set(key, new WeakRef(buffers));
   return buffers;
 }

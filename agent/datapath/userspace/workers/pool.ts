@@ -1,15 +1,18 @@
-/** A listener's worker threads: started, given their tables, started again when they die, and gone before the agent is. */
+/**
+ * A listener's worker threads: started, given their tables, started again when they die, and gone before the agent is. One
+ * that died, or hangs, has a socket that the kernel goes on to fill: until a thread serves it again, this one stands in.
+ */
 import { existsSync } from 'node:fs';
 import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads';
 import { now as clockNow, setTimer, type Timer } from '../../../clock.ts';
 import { check } from '../../../ffi/errno.ts';
-import { F_DUPFD_CLOEXEC, libc } from '../../../ffi/libc.ts';
+import { F_DUPFD_CLOEXEC, F_SETFL, libc } from '../../../ffi/libc.ts';
 import type { Log } from '../../../log.ts';
 import { maxDescriptors } from '../forward/forwarder.ts';
 import type { TableSnapshot } from '../snapshot.ts';
 import { Descriptors } from '../sockets/descriptors.ts';
 import type { WorkerJob } from './job.ts';
-import { pollUntil, type Totals, WorkerState } from './state.ts';
+import { addTotals, NO_TOTALS, pollUntil, type Totals, WorkerState } from './state.ts';
 
 const BACKOFF_MS = { first: 100, most: 30_000, forgetAfter: 60_000 };
 /** A worker that holds on to an old table for longer is named as a problem; a batch takes well below a millisecond. */
@@ -17,6 +20,10 @@ const SETTLE_MS = 500;
 /** Its receive ends after 100 ms, then comes what is left in the buffer. */
 const STOP_MS = 1500;
 const READ_MS = 20;
+/** How often the workers' pulse is taken, and how often in a row it may stand still, also while one starts. */
+const PULSE = { everyMs: 400, misses: 3, missesAtStart: 25 };
+/** How often a stand-in looks whether the worker is back. */
+const BACK_MS = 20;
 /** Keeps a thread to a few MiB: its heap holds code and a table of addresses, batches and slots are outside of it. */
 const RESOURCES = { maxOldGenerationSizeMb: 64, maxYoungGenerationSizeMb: 2, stackSizeMb: 1 };
 
@@ -41,6 +48,8 @@ export interface PoolOptions {
   readonly jobs: readonly PoolJob[];
   readonly snapshot: TableSnapshot;
   readonly start?: StartThread | undefined;
+  /** Serves a worker's socket on this thread. */
+  readonly standIn: (job: PoolJob, snapshot: TableSnapshot) => ForwarderGroup;
   readonly now?: () => number;
   readonly timer?: Timer;
 }
@@ -63,6 +72,7 @@ export interface ForwarderGroup {
 export class WorkerPool implements ForwarderGroup {
   readonly #deps: PoolOptions;
   readonly #workers: readonly PoolWorker[];
+  #cancelPulse: () => void = () => {};
   deaths = 0;
 
   /** Throws where a worker does not start; those that have started are ended, and close what is theirs. */
@@ -71,6 +81,7 @@ export class WorkerPool implements ForwarderGroup {
     this.#workers = options.jobs.map((job) => new PoolWorker(job, options, (...end) => this.#ended(...end)));
     try {
       for (const worker of this.#workers) worker.start();
+      this.#takePulse();
     } catch (error) {
       this.stop();
       this.#end();
@@ -84,11 +95,11 @@ export class WorkerPool implements ForwarderGroup {
 
   publish(snapshot: TableSnapshot): boolean {
     for (const worker of this.#workers) worker.publish(snapshot);
-    return this.#workers.every((worker) => worker.state.settled(SETTLE_MS));
+    return this.#workers.every((worker) => worker.hangs || worker.state.settled(SETTLE_MS));
   }
 
   totals(): readonly Totals[] {
-    return this.#workers.map(({ state }) => state.read(READ_MS));
+    return this.#workers.flatMap((worker) => [worker.state.read(READ_MS), ...worker.stoodIn()]);
   }
 
   stop(): void {
@@ -103,11 +114,23 @@ export class WorkerPool implements ForwarderGroup {
   }
 
   #end(): void {
+    this.#cancelPulse();
     for (const worker of this.#workers) worker.end();
   }
 
+  #takePulse(): void {
+    for (const worker of this.#workers.filter((one) => one.stopsBeating())) {
+      this.deaths++;
+      const fields = { listener: this.#deps.name, worker: worker.index, deaths: this.deaths };
+      this.#deps.log.error('userspace worker hangs, the agent stands in for it', fields);
+      worker.giveUp();
+    }
+    const { timer = setTimer } = this.#deps;
+    this.#cancelPulse = timer(PULSE.everyMs, () => this.#takePulse());
+  }
+
   #ended(worker: PoolWorker, error: Error, started: boolean): void {
-    if (started) this.deaths++;
+    if (started && !worker.hangs) this.deaths++;
     const { name: listener } = this.#deps;
     const again = worker.reviveLater();
     const fields = { listener, worker: worker.index, error: error.message, deaths: this.deaths, restart_ms: again };
@@ -127,6 +150,15 @@ class PoolWorker {
   readonly #now: () => number;
   readonly #timer: Timer;
   readonly #onEnd: OnEnd;
+  readonly #openStandIn: PoolOptions['standIn'];
+  /** Its thread does nothing any more, and has not ended. */
+  hangs = false;
+  #standIn: ForwarderGroup | undefined;
+  /** Of stand-ins that are no more. */
+  #stood = NO_TOTALS;
+  #pulse = 0;
+  #missed = 0;
+  #cancelLook: (() => void) | undefined;
   #snapshot: TableSnapshot;
   #thread: Thread | undefined;
   #snapshots: MessagePort | undefined;
@@ -136,7 +168,7 @@ class PoolWorker {
 
   constructor(
     job: PoolJob,
-    { snapshot, start = startThread, now = clockNow, timer = setTimer }: PoolOptions,
+    { snapshot, standIn, start = startThread, now = clockNow, timer = setTimer }: PoolOptions,
     onEnd: OnEnd,
   ) {
     this.index = job.index;
@@ -147,18 +179,42 @@ class PoolWorker {
     this.#now = now;
     this.#timer = timer;
     this.#onEnd = onEnd;
+    this.#openStandIn = standIn;
     this.state.generation = snapshot.generation;
   }
 
-  /** True if its thread touches no socket any more, or there is none. */
+  /** True if its thread touches no socket any more, or there is none; or if it hangs, and will not say so. */
   get ended(): boolean {
-    return this.#thread === undefined || this.state.left;
+    return this.#thread === undefined || this.state.left || this.hangs;
+  }
+
+  /** What went through this thread in its place. */
+  stoodIn(): readonly Totals[] {
+    return [this.#stood, ...(this.#standIn?.totals() ?? [])];
+  }
+
+  /** Looks at its pulse; true once it has stood still for too long. */
+  stopsBeating(): boolean {
+    const { pulse, ready } = this.state;
+    if (this.#thread === undefined || this.hangs || pulse !== this.#pulse) this.#missed = 0;
+    else this.#missed++;
+    this.#pulse = pulse;
+    return this.#missed >= (ready ? PULSE.misses : PULSE.missesAtStart);
+  }
+
+  /** Stands in for a thread that hangs; should it go on after all, it ends, and another one is started. */
+  giveUp(): void {
+    this.hangs = true;
+    this.#missed = 0;
+    this.#thread?.terminate();
+    this.#stepIn();
   }
 
   publish(snapshot: TableSnapshot): void {
     this.#snapshot = snapshot;
     this.#snapshots?.postMessage(snapshot);
     this.state.generation = snapshot.generation;
+    this.#standIn?.publish(snapshot);
   }
 
   /** Throws where there is no descriptor or no thread to be had. */
@@ -181,6 +237,8 @@ class PoolWorker {
     if (lived > BACKOFF_MS.forgetAfter) this.#backoff = BACKOFF_MS.first;
     const pause = this.#backoff;
     this.#backoff = Math.min(pause * 2, BACKOFF_MS.most);
+    this.hangs = false;
+    this.#stepIn();
     this.#cancelRestart = this.#timer(pause, () => this.#revive());
     return pause;
   }
@@ -189,11 +247,32 @@ class PoolWorker {
     this.#cancelRestart?.();
     this.#snapshots?.close();
     this.#thread?.terminate();
+    this.#stepBack();
+  }
+
+  #stepIn(): void {
+    this.#standIn ??= this.#openStandIn(this.#job, this.#snapshot);
+  }
+
+  #stepBack(): void {
+    this.#cancelLook?.();
+    if (!this.#standIn) return;
+    this.#standIn.close();
+    this.#stood = this.stoodIn().reduce(addTotals);
+    this.#standIn = undefined;
+    // The event loop has made the socket one whose receives do not wait; a worker's do.
+    libc.fcntl(this.#job.fd, F_SETFL, 0);
+  }
+
+  #stepBackWhenReady(): void {
+    if (this.state.ready) this.#stepBack();
+    else this.#cancelLook = this.#timer(BACK_MS, () => this.#stepBackWhenReady());
   }
 
   #revive(): void {
     try {
       this.start();
+      this.#stepBackWhenReady();
     } catch (error) {
       this.#onEnd(this, error as Error, false);
     }
@@ -225,7 +304,9 @@ class PoolWorker {
     this.#thread = undefined;
     this.#snapshots?.close();
     this.#descriptors.closeAll();
+    this.state.bookLost();
     this.state.leave();
+    this.#cancelLook?.();
     if (!this.state.stopping) this.#onEnd(this, reason, true);
   }
 }

@@ -2,7 +2,7 @@
  * One forwarder's counters in shared memory, and the word that says what it is at. They are doubles: exact up to 2^53
  * and, unlike BigInt, free of allocation; a 64-bit store is one store on x64 and arm64, so no reader sees half of one.
  */
-import { REASONS } from '../reasons.ts';
+import { REASON, REASONS } from '../reasons.ts';
 
 const WORDS = { TURN: 0, ADOPTED: 1, GENERATION: 2, STOP: 3, LEFT: 4, BEAT: 5 } as const;
 const CELLS = { RECEIVED: 0, BYTES_RECEIVED: 1, FORWARDED: 2, BYTES_FORWARDED: 3, REASONS: 4 } as const;
@@ -16,6 +16,24 @@ export interface Totals {
   readonly bytesForwarded: number;
   /** By index of REASONS. */
   readonly dropped: readonly number[];
+}
+
+export const NO_TOTALS: Totals = {
+  received: 0,
+  forwarded: 0,
+  bytesReceived: 0,
+  bytesForwarded: 0,
+  dropped: REASONS.map(() => 0),
+};
+
+export function addTotals(a: Totals, b: Totals): Totals {
+  return {
+    received: a.received + b.received,
+    forwarded: a.forwarded + b.forwarded,
+    bytesReceived: a.bytesReceived + b.bytesReceived,
+    bytesForwarded: a.bytesForwarded + b.bytesForwarded,
+    dropped: a.dropped.map((count, index) => count + b.dropped[index]!),
+  };
 }
 
 /** Both sides of it: the forwarder writes, the agent reads. Each makes one over the same memory. */
@@ -82,6 +100,18 @@ export class WorkerState {
 
   stop(): void {
     Atomics.store(this.#words, WORDS.STOP, 1);
+  }
+
+  /** Grows for as long as the forwarder is at work or waits in a receive; if it does not, the forwarder hangs. */
+  get pulse(): number {
+    return Atomics.load(this.#words, WORDS.TURN) + Atomics.load(this.#words, WORDS.BEAT);
+  }
+
+  /** Of a forwarder that is no more: what it had in hand is lost. */
+  bookLost(): void {
+    const { received, forwarded, dropped } = this.#copy();
+    const lost = dropped.reduce((left, count) => left - count, received - forwarded);
+    if (lost > 0) this.dropped(REASON.worker_died, lost);
   }
 
   /** The forwarder is out of its loop and will touch no socket any more. */
