@@ -15,9 +15,11 @@ import { openHealth } from './health/open-health.ts';
 import { Lifetime } from './lifetime.ts';
 import { type Identity, takeLock } from './lock.ts';
 import { type Log, type LogFormat, type LogLevel, openLog } from './log.ts';
+import { LogLimiter } from './log-limit.ts';
 import { collectStartGarbage, keepHeapSmall } from './memory.ts';
 import { openHost } from './netlink/host.ts';
 import { watchNetwork } from './netlink/watch.ts';
+import { watchBypass } from './observe/bypass.ts';
 import { watchDescriptors } from './observe/descriptors.ts';
 import { watchLosses } from './observe/losses.ts';
 import { openReachability } from './reachability/open-reachability.ts';
@@ -107,8 +109,15 @@ async function start(
   const trigger = guard(() => reconciler.trigger());
 
   const counters = () => datapath.counters();
+  const bypass = watchBypass({
+    alerts: new LogLimiter({ log, now, timer }),
+    counters,
+    nameOf: (ifindex) => host.link(ifindex)?.name,
+    ...life.part('bypass'),
+  });
+  life.onClose('bypass', () => bypass.close());
   const unready = () => reconciler.unready();
-  const remarks = () => [followed, reconciler, datapath, health].flatMap((one) => one.remarks());
+  const remarks = () => [followed, reconciler, datapath, bypass, health].flatMap((one) => one.remarks());
   const discovery = () => source.status();
   const egressDrops = () => reachability?.egressDrops() ?? new Map<string, number>();
   const internalErrors = () => life.errors;

@@ -49,6 +49,8 @@ export interface ListenerCounters {
   readonly gone: ReadonlyMap<string, number>;
   /** How often a thread that forwards for it died; absent where there are none. */
   readonly workerDeaths?: number;
+  /** By index of the interface, datagrams that came to the socket of a listener of the kernel path, past the program. */
+  readonly arrivals?: ReadonlyMap<number, number> | undefined;
 }
 
 export type DatapathMode = 'tc_ebpf' | 'userspace';

@@ -64,7 +64,14 @@ function rig(fails: (start: number) => boolean = () => false) {
   const threads: FakeThread[] = [];
   const log = aLog();
   const clock = new FakeTimer();
-  const options = { receiveBuffer: 0, blocking: true, coalesces: false, onlyIpv6: false, isFurther: false };
+  const options = {
+    receiveBuffer: 0,
+    blocking: true,
+    coalesces: false,
+    onlyIpv6: false,
+    isFurther: false,
+    tellsArrival: false,
+  };
   const fds = [0, 1].map(() => openListenerSocket(bind, options).fd);
   onTestFinished(() => fds.forEach((fd) => void libc.close(fd)));
   const jobs = fds.map((fd, index) => ({

@@ -32,6 +32,7 @@ async function pair(family: Family, coalesces: boolean) {
     coalesces,
     onlyIpv6: false,
     isFurther: coalesces,
+    tellsArrival: false,
   });
   bindTo(fd, bind);
   onTestFinished(() => {

@@ -83,6 +83,7 @@ export class UserspaceListener {
       dropped,
       ...this.#retired.with(this.#snapshot ? countsOf(this.#snapshot) : new Map()),
       workerDeaths: this.#deaths + (this.#group?.deaths ?? 0),
+      arrivals: this.#group?.arrivals,
     };
   }
 

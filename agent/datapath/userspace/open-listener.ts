@@ -8,6 +8,7 @@ import { abilities } from '../../kernel/abilities.ts';
 import type { Log } from '../../log.ts';
 import { DEFAULT_RECEIVE_BUFFER, type Listener } from '../../model.ts';
 import type { Preserve } from './forward/source-paths.ts';
+import { LARGEST_MESSAGE } from './messages/receive-batch.ts';
 import { SafetyNet } from './safety-net.ts';
 import type { TableSnapshot } from './snapshot.ts';
 import { bindTo, type ListenerSocket, openListenerSocket, SENDERS, type Senders, tryBind } from './sockets/open.ts';
@@ -80,7 +81,7 @@ function openAll({ name, bind, settings }: Listener, options: OpenListenerOption
   // program sees them: whole bursts would go to one downstream.
   const coalesces = !safetyNet && abilities().coalesces;
   const receiveBuffer = settings.recvBufSize || DEFAULT_RECEIVE_BUFFER;
-  const each = { receiveBuffer, blocking, coalesces, onlyIpv6, isFurther: false };
+  const each = { receiveBuffer, blocking, coalesces, onlyIpv6, isFurther: false, tellsArrival: safetyNet };
   // No thread is started for a port that is not to be had.
   tryBind(bind, each);
   try {
@@ -109,9 +110,10 @@ function openSafetyNet(
   preserve: Preserve | undefined,
   { log, snapshot, senders = SENDERS }: OpenListenerOptions,
 ): ForwarderGroup {
-  const { batchSize, maxPacketSize } = settings;
-  const fields = { log, name, fd, index: 0, preserve, batchSize, maxPacketSize, snapshot, senders };
-  return new SafetyNet({ ...fields, gathers: abilities().gathers, coalesces: false });
+  const { batchSize } = settings;
+  const fields = { log, name, fd, index: 0, preserve, batchSize, snapshot, senders, arrivals: new Map() };
+  // The program takes every size, so what comes past it may have any.
+  return new SafetyNet({ ...fields, maxPacketSize: LARGEST_MESSAGE, gathers: abilities().gathers, coalesces: false });
 }
 
 function openPool(

@@ -43,6 +43,11 @@ export class SafetyNet implements ForwarderGroup {
   #cancelPause: (() => void) | undefined;
   deaths = 0;
 
+  /** By interface, where the socket tells it. */
+  get arrivals(): ReadonlyMap<number, number> | undefined {
+    return this.#deps.arrivals;
+  }
+
   constructor(options: SafetyNetOptions) {
     this.#deps = options;
     this.#alerts = new LogLimiter({ log: options.log, now, timer: setTimer });

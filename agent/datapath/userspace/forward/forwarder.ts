@@ -41,6 +41,8 @@ export interface ForwarderOptions {
   /** Of whatever it opens; whose they are closes them. */
   readonly descriptors: Descriptors;
   readonly senders?: Senders;
+  /** By interface, datagrams that came; of a socket that tells. */
+  readonly arrivals?: Map<number, number> | undefined;
 }
 
 export class Forwarder {
@@ -54,6 +56,7 @@ export class Forwarder {
   readonly #paths: SourcePaths;
   readonly #sender: BatchSender;
   readonly #nat: NatSockets;
+  readonly #arrivals: Map<number, number> | undefined;
   #targets: Targets | undefined;
   /** Whose turn it is in the place of a sender. */
   #turn = 0;
@@ -68,6 +71,7 @@ export class Forwarder {
     this.#state = options.state;
     this.#maxPacketSize = options.maxPacketSize;
     this.#gathers = options.gathers;
+    this.#arrivals = options.arrivals;
     const { buffers, preserve, descriptors, senders = SENDERS } = options;
     this.#nat = new NatSockets(descriptors, senders.nat);
     this.#paths = new SourcePaths(buffers.batch.messages, preserve, descriptors, senders);
@@ -94,6 +98,7 @@ export class Forwarder {
   /** Sends the messages in the buffers on their way and books every datagram of them. */
   forward(messages: number): void {
     const { batch } = this.#buffers;
+    batch.arrivals = this.#arrivals;
     for (let next = 0; next < messages; ) {
       next = batch.unpack(next, messages);
       this.#forwardUnpacked();

@@ -5,7 +5,7 @@
 import { FAMILIES, type Family } from '../../../address.ts';
 import { SOL_UDP } from '../../../ffi/libc.ts';
 import { type Address, Memory, MSG_WAITFORONE, recvmmsg } from '../../../ffi/mmsg.ts';
-import { CMSG, IOVEC, MMSGHDR, RECEIVED_CMSG, SOCKADDR } from './layout.ts';
+import { CMSG, IOVEC, MMSGHDR, PKTINFO, RECEIVED_CMSG, SOCKADDR } from './layout.ts';
 
 /** linux/socket.h: a message's length is its whole length, though only what fits is written. */
 const MSG_TRUNC = 0x20;
@@ -43,6 +43,8 @@ export class ReceiveBatch {
   readonly #stride: number;
   /** Most datagrams of one message. */
   readonly #most: number;
+  /** Where to count by interface what comes to a socket that tells by which: then nothing is a copy. */
+  arrivals: Map<number, number> | undefined;
   /** Messages from the first on whose headers the kernel, or `pretend`, has written to. */
   #written = 0;
 
@@ -153,6 +155,7 @@ export class ReceiveBatch {
       const controls = this.#controls.u32;
       for (let at = from; at < from + told; ) {
         if (controls[(at + CMSG.level) / WORD] === SOL_UDP) segment = controls[(at + CMSG.data) / WORD]!;
+        else if (this.arrivals) this.#arrive(at, this.arrivals);
         else if (this.#isCopy(at)) return;
         at += Math.ceil(controls[at / WORD]! / RECEIVED_CMSG.align) * RECEIVED_CMSG.align;
       }
@@ -174,6 +177,13 @@ export class ReceiveBatch {
     const { local, destination } = RECEIVED_CMSG.pktinfo;
     const own = this.#controls.u32[(at + local) / WORD]!;
     return own !== 0 && own !== this.#controls.u32[(at + destination) / WORD];
+  }
+
+  #arrive(at: number, arrivals: Map<number, number>): void {
+    const { v4, v6 } = RECEIVED_CMSG.pktinfo;
+    const isV6 = this.#controls.u32[(at + CMSG.level) / WORD] === PKTINFO.v6.level;
+    const ifindex = this.#controls.u32[(at + (isV6 ? v6 : v4)) / WORD]!;
+    arrivals.set(ifindex, (arrivals.get(ifindex) ?? 0) + 1);
   }
 
   #lay(message: number): void {

@@ -29,7 +29,14 @@ const SK_MEMINFO_DROPS = 8;
 /** linux/in.h, linux/in6.h */
 const IP = { PKTINFO: 8, MTU_DISCOVER: 10, FREEBIND: 15 } as const;
 const SOL_IPV6 = 41;
-const IPV6 = { MTU_DISCOVER: 23, V6ONLY: 26, MULTICAST_ALL: 29, TRANSPARENT: 75, FREEBIND: 78 } as const;
+const IPV6 = {
+  RECVPKTINFO: 49,
+  MTU_DISCOVER: 23,
+  V6ONLY: 26,
+  MULTICAST_ALL: 29,
+  TRANSPARENT: 75,
+  FREEBIND: 78,
+} as const;
 const PMTUDISC_DONT = 0;
 /** Addresses of this host that nobody else has a reason to send to. */
 const NOWHERE = { 4: '127.255.255.254', 6: '::1' } as const;
@@ -59,6 +66,8 @@ export interface ListenerOptions {
   readonly onlyIpv6: boolean;
   /** Whether another socket of the same address gets every broadcast and multicast. */
   readonly isFurther: boolean;
+  /** Whether a message tells by which interface it came. */
+  readonly tellsArrival: boolean;
 }
 
 /** One of a listener's sockets, which receives nothing before it is bound. Throws SystemError. */
@@ -76,6 +85,7 @@ export function openListenerSocket(bind: SocketAddress, options: ListenerOptions
     if (options.blocking) setOption(fd, SOL_SOCKET, SO_RCVTIMEO, timeout);
     if (options.coalesces) setOption(fd, SOL_UDP, UDP_GRO, 1);
     if (options.isFurther) tellCopies(fd, bind);
+    if (options.tellsArrival) tellArrival(fd, bind.family);
     const clamped = setReceiveBuffer(fd, options.receiveBuffer);
     return { fd, ...(clamped && { clamped }) };
   });
@@ -109,6 +119,11 @@ export function withdraw(fd: number): void {
 function tellCopies(fd: number, bind: SocketAddress): void {
   if (bind.family === 6) setOption(fd, SOL_IPV6, IPV6.MULTICAST_ALL, 0);
   if (isWildcard(bind) || isBroadcast(bind)) setOption(fd, SOL_IP, IP.PKTINFO, 1);
+}
+
+function tellArrival(fd: number, family: Family): void {
+  if (family === 4) setOption(fd, SOL_IP, IP.PKTINFO, 1);
+  else setOption(fd, SOL_IPV6, IPV6.RECVPKTINFO, 1);
 }
 
 /** The kernel knows the interfaces' broadcast addresses: it lets no socket connect to one that has not asked for it. */

@@ -61,6 +61,8 @@ export interface ForwarderGroup {
   /** Goes by another snapshot; when it returns, nothing goes by the old one. False if that could not be had in time. */
   publish(snapshot: TableSnapshot): boolean;
   totals(): readonly Totals[];
+  /** By interface, datagrams that came; of a safety net. */
+  readonly arrivals?: ReadonlyMap<number, number> | undefined;
   /** How often a forwarder died. */
   readonly deaths: number;
   /** Tells all forwarders to end. */
