@@ -7,6 +7,7 @@ import { LOG_FORMATS, LOG_LEVELS } from './config/schema.ts';
 import { detachAll } from './datapath/tc/clsact.ts';
 import type { LogFormat, LogLevel } from './log.ts';
 import { type AgentOptions, runAgent } from './main.ts';
+import { memoryNeed, memoryRemark } from './memory-need.ts';
 import { openHost } from './netlink/host.ts';
 import { written } from './output.ts';
 import { version } from './version.ts';
@@ -70,7 +71,10 @@ function checkConfig(args: readonly string[]): number {
   const [file, ...more] = args;
   if (file === undefined || more.length > 0) throw new UsageError('check wants one file');
   const { listeners } = loadConfig(file);
-  return say(`${file}: ok, ${listeners.length} listener${listeners.length === 1 ? '' : 's'}\n`);
+  // Where it is checked is seldom where it will run.
+  const { means, mend } = memoryRemark(memoryNeed(listeners));
+  say(`${file}: ok, ${listeners.length} listener${listeners.length === 1 ? '' : 's'}\n`);
+  return mend === undefined ? EXIT.ok : say(`${file}: ${means}: ${mend}\n`);
 }
 
 async function examine(args: readonly string[]): Promise<number> {

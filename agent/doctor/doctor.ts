@@ -4,6 +4,7 @@ import { resolve } from 'node:path';
 import { effectiveCapabilities } from '../capabilities.ts';
 import { digestOf } from '../config/followed.ts';
 import { loadConfig } from '../config/load.ts';
+import { cgroupLimits } from '../kernel/cgroup.ts';
 import { askAgent } from '../lock.ts';
 import type { Listener } from '../model.ts';
 import { ownAddresses } from '../netlink/address.ts';
@@ -24,6 +25,7 @@ import { type Finding, isHealthy, textOf } from './finding.ts';
 import { hookFindings } from './hook.ts';
 import { interfaceFindings } from './interfaces.ts';
 import { machineFindings } from './machine.ts';
+import { memoryFindings } from './memory.ts';
 import { NO_CONFIG, type Requirements, requirementsOf } from './requirements.ts';
 import { routeFindings } from './routes.ts';
 import { sysctlFindings } from './sysctls.ts';
@@ -65,6 +67,7 @@ async function examine(requirements: Requirements, agent: AgentFacts, objectPath
     return [
       ...machineFindings({ release: release(), bpffs: isBpffsMounted(), ...tryProgram(objectPath) }, requirements),
       ...agentFindings(agent),
+      ...memoryFindings(cgroupLimits().memory, requirements),
       ...capabilityFindings({ effective: capabilities, firstFreePort: firstFreePort() }, requirements),
       ...interfaceFindings({ links, features }, requirements),
       ...bindFindings({ links, addresses }, requirements),

@@ -15,6 +15,7 @@ import { type Finding, isHealthy, type Level, textOf } from '../../agent/doctor/
 import { type Hook, hookFindings } from '../../agent/doctor/hook.ts';
 import { interfaceFindings } from '../../agent/doctor/interfaces.ts';
 import { type MachineFacts, machineFindings } from '../../agent/doctor/machine.ts';
+import { memoryFindings } from '../../agent/doctor/memory.ts';
 import { NO_CONFIG, type Requirements } from '../../agent/doctor/requirements.ts';
 import { type ReceiverRoute, routeFindings } from '../../agent/doctor/routes.ts';
 import { sysctlFindings } from '../../agent/doctor/sysctls.ts';
@@ -50,6 +51,32 @@ function check(rows: readonly Row[]): void {
     });
   }
 }
+
+describe('memory', () => {
+  const many = wants({
+    listeners: Array.from({ length: 64 }, (_, index) => aListener({ name: `l${index}`, mode: 'userspace' })),
+  });
+  check([
+    [
+      'of one listener is enough',
+      () => memoryFindings(256 << 20, asked('tc_ebpf')),
+      'ok',
+      "container's limit is 256 MiB",
+    ],
+    [
+      'without a limit is the manifest’s',
+      () => memoryFindings(Infinity, many),
+      'warn',
+      'daemonset.yaml allows 256 MiB',
+    ],
+    ['of many workers is too little', () => memoryFindings(512 << 20, many), 'warn', 'with 64 worker threads', 'raise'],
+    ['that fits many workers', () => memoryFindings(2 ** 31, many), 'ok', 'with 64 worker threads'],
+  ]);
+
+  test('is nothing to find without a config', () => {
+    expect(memoryFindings(0, NO_CONFIG)).toEqual([]);
+  });
+});
 
 describe('a finding', () => {
   test('is one line: level, what, what it means, what to do', () => {

@@ -4,7 +4,7 @@ import type { Settings } from '../../../model.ts';
 import { LARGEST_MESSAGE } from '../messages/receive-batch.ts';
 
 /** The agent without workers, with metrics and some thousand endpoints; as measured, and some room. */
-const AGENT_BYTES = 96 << 20;
+export const AGENT_BYTES = 96 << 20;
 /** A worker's heap, code and stack as measured, but for the messages of a batch. */
 const WORKER_BYTES = 13 << 20;
 
