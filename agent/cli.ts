@@ -2,6 +2,7 @@
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { type ParseArgsConfig, parseArgs } from 'node:util';
+import { isWildcard } from './address.ts';
 import { ConfigError, loadConfig } from './config/load.ts';
 import { LOG_FORMATS, LOG_LEVELS } from './config/schema.ts';
 import { detachAll } from './datapath/tc/clsact.ts';
@@ -73,8 +74,24 @@ function checkConfig(args: readonly string[]): number {
   const { listeners } = loadConfig(file);
   // Where it is checked is seldom where it will run.
   const { means, mend } = memoryRemark(memoryNeed(listeners));
-  say(`${file}: ok, ${listeners.length} listener${listeners.length === 1 ? '' : 's'}\n`);
-  return mend === undefined ? EXIT.ok : say(`${file}: ${means}: ${mend}\n`);
+  const shared = listeners.filter(({ bind, endpoints }) => {
+    return (
+      isWildcard(bind) &&
+      endpoints.kind === 'static' &&
+      endpoints.list.some(({ address }) => address.port === bind.port)
+    );
+  });
+  const remarks = [
+    ...shared.map(({ name, bind }) => `note: ${samePort(name, bind.port)}`),
+    ...(mend === undefined ? [] : [`${means}: ${mend}`]),
+  ];
+  const lines = [`ok, ${listeners.length} listener${listeners.length === 1 ? '' : 's'}`, ...remarks];
+  return say(lines.map((line) => `${file}: ${line}\n`).join(''));
+}
+
+/** What the file alone does not tell: whether a receiver is a pod, or on the host network of a node that runs this too. */
+function samePort(name: string, port: number): string {
+  return `listener "${name}" and downstreams of it have port ${port}: fine for pods, but receivers on the host network of nodes that run this config need another port, or their datagrams are spread again`;
 }
 
 async function examine(args: readonly string[]): Promise<number> {

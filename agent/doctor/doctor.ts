@@ -18,7 +18,7 @@ import { readHooks } from './facts/hook.ts';
 import { tryProgram } from './facts/kernel.ts';
 import { featuresOf, hookedLinks } from './facts/nics.ts';
 import { isBpffsMounted, readSysctl } from './facts/process.ts';
-import { egressInterfaces, receiverRoutes, staticReceivers } from './facts/routes.ts';
+import { egressInterfaces, neighboursOf, receiverRoutes, staticReceivers } from './facts/routes.ts';
 import { readRules } from './facts/rules.ts';
 import { readSockets } from './facts/sockets.ts';
 import { type Finding, isHealthy, textOf } from './finding.ts';
@@ -72,7 +72,13 @@ async function examine(requirements: Requirements, agent: AgentFacts, objectPath
       ...interfaceFindings({ links, features }, requirements),
       ...bindFindings({ links, addresses }, requirements),
       ...sysctlFindings(
-        { sysctl: readSysctl, links, egress: egressInterfaces(routes), mayForceBuffers: capabilities.has('NET_ADMIN') },
+        {
+          sysctl: readSysctl,
+          links,
+          egress: egressInterfaces(routes),
+          neighbours: neighboursOf(routes),
+          mayForceBuffers: capabilities.has('NET_ADMIN'),
+        },
         requirements,
       ),
       ...hookFindings(readHooks(host, nics)),

@@ -1,5 +1,6 @@
 /** The routes from this node to the downstreams: is there one, and does it take what the interface takes. */
-import { FAMILIES, type Family } from '../address.ts';
+import { FAMILIES, type Family, isWildcard } from '../address.ts';
+import type { Listener } from '../model.ts';
 import { findLink, type Link } from '../netlink/link.ts';
 import { type Finding, fail, ok, warn } from './finding.ts';
 import { kernelListeners, type Requirements } from './requirements.ts';
@@ -10,8 +11,15 @@ export interface ReceiverRoute {
   /** As formatAddress writes it. */
   readonly downstream: string;
   readonly family: Family;
+  readonly port: number;
   /** Absent: there is no route. */
-  readonly out?: { readonly name: string; readonly mtu: number; readonly local: boolean };
+  readonly out?: {
+    readonly name: string;
+    readonly mtu: number;
+    readonly local: boolean;
+    /** Absent: the downstream itself is on the link. */
+    readonly byGateway?: true;
+  };
 }
 
 export interface RouteFacts {
@@ -21,11 +29,12 @@ export interface RouteFacts {
 
 export function routeFindings({ links, routes }: RouteFacts, { listeners }: Requirements): Finding[] {
   const isKernels = new Set(kernelListeners(listeners).map(({ name }) => name));
-  return listeners.flatMap(({ name, interfaces }) => {
+  return listeners.flatMap((listener) => {
+    const { name, interfaces } = listener;
     const own = routes.filter(({ listener }) => listener === name);
     if (own.length === 0) return [];
     const mtu = Math.max(0, ...interfaces.map((nic) => findLink(links, nic)?.mtu ?? 0));
-    return [reachable(name, own), ...(isKernels.has(name) ? sizes(name, own, mtu) : [])];
+    return [reachable(name, own), ...spreadAgain(listener, own), ...(isKernels.has(name) ? sizes(name, own, mtu) : [])];
   });
 }
 
@@ -39,6 +48,22 @@ function reachable(listener: string, routes: readonly ReceiverRoute[]): Finding 
   const means = `no route to ${listed(lost)}: what would go there is dropped (no_route)`;
   const mend = 'see `ip route get ADDRESS`, and the CNI on this node';
   return lost.length === routes.length ? fail(what, means, mend) : warn(what, means, mend);
+}
+
+/**
+ * A wildcard listener takes what another node's agent has sent to a receiver on the host network with the same port. That a
+ * downstream is one shows where it is this host, or a neighbour on the link by which the listener's datagrams come.
+ */
+function spreadAgain({ name, bind, interfaces }: Listener, routes: readonly ReceiverRoute[]): Finding[] {
+  if (!isWildcard(bind)) return [];
+  const hosts = routes.filter(({ port, out }) => {
+    return port === bind.port && out && (out.local || (!out.byGateway && interfaces.includes(out.name)));
+  });
+  if (hosts.length === 0) return [];
+  const means = `${listed(hosts.map(({ downstream }) => downstream))} may be on the host network with the listener's own port: a node that runs this config spreads again what another one has sent there`;
+  return [
+    warn(`host network ${name}`, means, 'give such receivers another port, or bind the address that the senders use'),
+  ];
 }
 
 /** One line for each interface that takes less than the listener's. */

@@ -1,4 +1,5 @@
 /** The sysctls that decide whether datagrams leave this node, and whether their way back is believed. */
+import { BOTH_FAMILIES, type Family } from '../address.ts';
 import { DEFAULT_RECEIVE_BUFFER, familiesOf } from '../model.ts';
 import { findLink, type Link } from '../netlink/link.ts';
 import { type Finding, ok, warn } from './finding.ts';
@@ -10,6 +11,8 @@ export interface SysctlFacts {
   readonly links: readonly Link[];
   /** Interfaces that lead to downstreams, by name. */
   readonly egress: readonly string[];
+  /** Downstreams that are on a link of this host, each a neighbour, by family. */
+  readonly neighbours: Readonly<Record<Family, number>>;
   /** May pass over rmem_max (NET_ADMIN). */
   readonly mayForceBuffers: boolean;
 }
@@ -25,6 +28,7 @@ export function sysctlFindings(facts: SysctlFacts, requirements: Requirements): 
       .filter((name) => !names.includes(name) && name !== 'lo')
       .map((name) => reversePath(name, facts, 'what other nodes send to receivers here is dropped if its route back')),
     ...receiveBuffers(facts, requirements),
+    ...BOTH_FAMILIES.flatMap((family) => neighbourTable(family, facts)),
   ];
 }
 
@@ -77,6 +81,17 @@ function receiveBuffers({ sysctl, mayForceBuffers }: SysctlFacts, { listeners }:
     const means = `recv_buf_size ${recvBufSize} is above rmem_max ${most}, which is all that the kernel grants`;
     return warn(what, means, `sysctl -w net.core.rmem_max=${recvBufSize}, or add the capability NET_ADMIN`);
   });
+}
+
+/** A full table refuses new neighbours (arp(7), gc_thresh3), and other traffic wants its own: half of it may be ours. */
+function neighbourTable(family: Family, { sysctl, neighbours }: SysctlFacts): Finding[] {
+  const most = Number(sysctl(`net/ipv${family}/neigh/default/gc_thresh3`) ?? Number.POSITIVE_INFINITY);
+  const count = neighbours[family];
+  if (count <= most / 2) return [];
+  const wanted = 2 ** Math.ceil(Math.log2(count * 2));
+  const means = `gc_thresh3 is ${most}, and ${count} downstreams are neighbours: a table that is full refuses some of them`;
+  const [soft, hard] = ['gc_thresh2', 'gc_thresh3'].map((name) => `net.ipv${family}.neigh.default.${name}`);
+  return [warn(`neighbour table IPv${family}`, means, `sysctl -w ${soft}=${wanted / 2} ${hard}=${wanted}`)];
 }
 
 /** Nobody asked for it, so it is only worth a line where it cannot be had. */

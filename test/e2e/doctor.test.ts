@@ -116,6 +116,22 @@ describe.skipIf(obstacle)(titled('doctor', obstacle), () => {
     ]);
   });
 
+  test('receivers that may be on the host network with the listener’s own port: doctor, check and the log', async () => {
+    const { node, pods } = built();
+    const same = toPods([...pods, '10.0.0.1:9000', '10.0.0.2:9000']);
+    expect(doctor(node, same).complaints).toEqual([
+      expect.stringMatching(/^warn host network test: 10.0.0.1:9000, 10.0.0.2:9000 may be on the host network/),
+    ]);
+    const agent = startAgent(node, same);
+    cleanUps.push(() => agent.stop());
+    await agent.waitFor(
+      /WARN listener "test" has no safety net: .* what other nodes send to it: give receivers on the host/,
+    );
+    expect(node.namespace.run(process.execPath, [PROGRAM, 'check', agent.configFile])).toMatch(
+      /: note: listener "test" and downstreams of it have port 9000: fine for pods, but/,
+    );
+  });
+
   const noMerging = lacking('gro_forwarding');
   test.skipIf(noMerging)(titled('NIC features that merge datagrams, where the NIC has them', noMerging), () => {
     const { node, pods } = built();

@@ -215,12 +215,15 @@ describe('sysctls', () => {
     'net/ipv4/conf/all/rp_filter': '0',
     'net/ipv4/conf/eth0/rp_filter': '2',
     'net/core/rmem_max': '4194304',
+    'net/ipv4/neigh/default/gc_thresh3': '1024',
   };
   const small = { 'net/core/rmem_max': '212992' };
-  const found = (change: Record<string, string>, w = wants(), mayForceBuffers = false) => {
+  const found = (change: Record<string, string>, w = wants(), mayForceBuffers = false, many = 3) => {
     const values: Record<string, string> = { ...usual, ...change };
     const links = [aLink(), aLink({ index: 3, name: 'flannel.1' })];
-    return sysctlFindings({ sysctl: (path) => values[path], links, egress: ['flannel.1', 'lo'], mayForceBuffers }, w);
+    const neighbours = { 4: many, 6: 0 };
+    const egress = ['flannel.1', 'lo'];
+    return sysctlFindings({ sysctl: (path) => values[path], links, egress, neighbours, mayForceBuffers }, w);
   };
   const six = wants({ listeners: [aListener({ bind: udp('::') })] });
   const { settings } = aListener();
@@ -244,6 +247,14 @@ describe('sysctls', () => {
     ['the receivers’ side', () => found({ 'net/ipv4/conf/flannel.1/rp_filter': '1' }), 'warn', 'other nodes'],
     ['rmem_max', () => found(small, buffer), 'warn', 'recv_buf_size 16777216', 'net.core.rmem_max=16777216'],
     ['rmem_max passed over', () => found(small, buffer, true), 'ok', 'which NET_ADMIN may pass'],
+    [
+      'neighbours',
+      () => found({}, wants(), false, 4096),
+      'warn',
+      'gc_thresh3 is 1024, and 4096',
+      'gc_thresh2=4096 net.ipv4.neigh.default.gc_thresh3=8192',
+    ],
+    ['few neighbours', () => found({}, wants(), false, 512), 'ok', 'forwarding IPv4 eth0: is on'],
     ['rmem_max below the default', () => found(small), 'warn', '212992 is all that', 'net.core.rmem_max=4194304'],
     ['the default passed over', () => found(small, wants(), true), 'ok', 'forwarding IPv4 eth0: is on'],
   ]);
@@ -349,13 +360,22 @@ describe('claims', () => {
 describe('routes', () => {
   const links = [aLink()];
   const way = (downstream: string, out?: ReceiverRoute['out']): ReceiverRoute => {
-    return { listener: 'listener-0', downstream, family: 4, ...(out && { out }) };
+    const port = Number(downstream.split(':')[1]);
+    return { listener: 'listener-0', downstream, family: 4, port, ...(out && { out }) };
   };
   const by = (name: string, mtu: number, local = false) => ({ name, mtu, local });
   const found = (routes: ReceiverRoute[], mode: Mode = 'tc_ebpf') => routeFindings({ links, routes }, asked(mode));
   check([
     ['all there', () => found([way('10.0.1.10:9000', by('cni0', 1500))]), 'ok', 'each of 1 downstreams', 'cni0'],
-    ['this host', () => found([way('10.0.0.1:9000', by('lo', 1000, true))]), 'ok', 'this host'],
+    ['this host', () => found([way('10.0.0.1:9001', by('lo', 1000, true))]), 'ok', 'this host'],
+    [
+      'this host, our port',
+      () => found([way('10.0.0.1:9000', by('lo', 1000, true))]),
+      'warn',
+      '10.0.0.1:9000 may be on',
+    ],
+    ['a host on the link', () => found([way('10.0.0.2:9000', by('eth0', 1500))]), 'warn', 'another port'],
+    ['behind a router', () => found([way('10.9.0.2:9000', { ...by('eth0', 1500), byGateway: true })]), 'ok'],
     ['none', () => found([way('10.0.1.10:9000')]), 'fail', 'no route to 10.0.1.10:9000', 'no_route'],
     ['one of two', () => found([way('10.9.9.9:1'), way('10.0.1.10:9000', by('cni0', 1500))]), 'warn', '10.9.9.9:1'],
     ['an overlay', () => found([way('10.0.2.1:9000', by('flannel.1', 1450))]), 'warn', '1422 bytes', 'mtu_exceeded'],

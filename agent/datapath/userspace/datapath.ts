@@ -3,7 +3,7 @@
  * the safety net under a listener of the kernel path, this thread. Tables are swapped whole; when `apply` returns,
  * nothing goes by the old ones.
  */
-import { formatAddress } from '../../address.ts';
+import { formatAddress, isWildcard } from '../../address.ts';
 import { now, setTimer } from '../../clock.ts';
 import { SystemError } from '../../ffi/errno.ts';
 import { cgroupLimits } from '../../kernel/cgroup.ts';
@@ -34,6 +34,9 @@ export interface UserspaceDependencies {
 export function openUserspaceDatapath(dependencies: UserspaceDependencies): Datapath {
   return new UserspaceDatapath(dependencies);
 }
+
+/** What mends it that a receiver on the host network has a wildcard listener's own port. */
+const OTHER_PORT = 'give receivers on the host network another port';
 
 class UserspaceDatapath implements Datapath {
   readonly mode = 'userspace';
@@ -111,7 +114,11 @@ class UserspaceDatapath implements Datapath {
     const safetyNet = this.#isSafetyNet(listener);
     if (safetyNet && isOccupied(listener.bind, known, isHost)) {
       const message = `listener "${name}" has no safety net: a downstream on this host has its port`;
-      served.alerts.raise('safety net', { message, level: 'info' });
+      // What another node's agent sends to that one is a wildcard listener's here, and is spread again.
+      const again = isWildcard(listener.bind)
+        ? `, and gets only its share of what other nodes send to it: ${OTHER_PORT}`
+        : '';
+      served.alerts.raise('safety net', { message: message + again, level: again ? 'warn' : 'info' });
       served.close();
       return undefined;
     }
@@ -205,7 +212,7 @@ class UserspaceDatapath implements Datapath {
     const { table: usable, loops } = withoutLoops(bind, table, isHost);
     if (loops.length > 0) {
       const which = [...new Set(loops.map(formatAddress))].join(', ');
-      const message = `downstream ${which} of listener "${name}" is the listener itself: left out`;
+      const message = `downstream ${which} of listener "${name}" is the listener itself: left out; ${OTHER_PORT}`;
       problems.push({ subject: `endpoints(${name})`, message });
     }
     return usable;

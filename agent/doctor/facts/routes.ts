@@ -1,5 +1,5 @@
 /** The routing table's answer for each downstream. */
-import { formatAddress } from '../../address.ts';
+import { type Family, formatAddress } from '../../address.ts';
 import type { Endpoint, Listener } from '../../model.ts';
 import type { Host } from '../../netlink/host.ts';
 import type { Link } from '../../netlink/link.ts';
@@ -22,12 +22,14 @@ export function receiverRoutes(
 ): ReceiverRoute[] {
   return receivers.flatMap(([listener, endpoints]) =>
     endpoints.map(({ address }) => {
-      const unrouted = { listener, downstream: formatAddress(address), family: address.family };
+      const { family, port } = address;
+      const unrouted = { listener, downstream: formatAddress(address), family, port };
       const route = host.route(address);
       const link = links.find(({ index }) => index === route?.ifindex);
       if (!route || !link) return unrouted;
       const mtu = Math.min(link.mtu, route.mtu ?? link.mtu);
-      return { ...unrouted, out: { name: link.name, mtu, local: route.local } };
+      const byGateway = route.gateway && { byGateway: true as const };
+      return { ...unrouted, out: { name: link.name, mtu, local: route.local, ...byGateway } };
     }),
   );
 }
@@ -35,4 +37,16 @@ export function receiverRoutes(
 /** The interfaces that lead to downstreams, each once. */
 export function egressInterfaces(routes: readonly ReceiverRoute[]): string[] {
   return [...new Set(routes.flatMap(({ out }) => (out && !out.local ? [out.name] : [])))];
+}
+
+/** Downstreams that are on a link, each address once, by family. */
+export function neighboursOf(routes: readonly ReceiverRoute[]): Record<Family, number> {
+  const direct = routes.filter(({ out }) => out && !out.local && !out.byGateway);
+  const count = (of: Family) =>
+    new Set(
+      direct
+        .filter(({ family }) => family === of)
+        .map(({ downstream, port }) => downstream.slice(0, -`${port}`.length)),
+    ).size;
+  return { 4: count(4), 6: count(6) };
 }
