@@ -35,7 +35,7 @@ export const PACKET_AUXDATA = 8;
 export const POLLIN = 1;
 const CLONE_NEWNET = 0x40000000;
 const CLOCK_REALTIME = 0;
-const { EAGAIN } = constants.errno;
+const { EAGAIN, EINTR } = constants.errno;
 
 /** The agent's binding, and what only a lab calls. */
 const libc = {
@@ -85,9 +85,12 @@ export function bind(fd: number, address: Buffer): void {
   check('bind', libc.bind(fd, address, address.length));
 }
 
-/** Connects a socket; blocks until it is. */
+/** Connects a socket; blocks until it is, however many signals come meanwhile (a child that ends is one). */
 export function connect(fd: number, address: Buffer): void {
-  check('connect', libc.connect(fd, address, address.length));
+  let result = 0;
+  do result = libc.connect(fd, address, address.length);
+  while (result === -EINTR);
+  check('connect', result);
 }
 
 /** The sockaddr that a socket is bound to. */

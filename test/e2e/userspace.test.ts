@@ -498,14 +498,16 @@ describe.skipIf(obstacle)(title('userspace: tables'), () => {
     for (let death = 0; death < deaths; death++) {
       // Clients' sockets for those that send several at once, raw ones for the rest.
       const from = Array.from({ length: 8 }, (_, i) => `10.9.${death}.${i}:20000`);
-      const sent = await send(client, { to: '10.0.0.1:9000', from, count: 300 });
-      await forwarded('listener-0', (death + 1) * 300);
-      expect(union(await at.report({ expect: 300 }), sent)).toEqual({ received: 300, missing: [], duplicated: [] });
+      // Whoever stood in for them has gone: it is the workers that open sockets for these.
+      await until('only the listener’s and its workers’ are open', () => sockets() === opened);
+      const sent = await send(client, { to: '10.0.0.1:9000', from, count: 320, segments: 20 });
+      await forwarded('listener-0', (death + 1) * 320);
+      expect(union(await at.report({ expect: 320 }), sent)).toEqual({ received: 320, missing: [], duplicated: [] });
       expect(sockets()).toBeGreaterThan(opened);
       for (const worker of workers.slice(-2)) worker.terminate();
       await until('both workers are started again', () => workers.length === 2 * (death + 2));
     }
-    expect(datapath.counters()).toMatchObject([{ forwarded: deaths * 300, workerDeaths: deaths * 2 }]);
+    expect(datapath.counters()).toMatchObject([{ forwarded: deaths * 320, workerDeaths: deaths * 2 }]);
     expect(log.lines.filter((line) => line.startsWith('ERROR userspace worker died'))).toHaveLength(deaths * 2);
     // Those of whoever stood in for them go when they are back.
     await until('only the listener’s and its workers’ are open', () => sockets() === opened);

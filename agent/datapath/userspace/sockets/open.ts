@@ -24,6 +24,8 @@ import { encodeSockaddr } from '../messages/layout.ts';
 const SO = { REUSEADDR: 2, REUSEPORT: 15, MEMINFO: 55, BINDTOIFINDEX: 62 } as const;
 /** An interface that no host has: a socket that is bound to it receives nothing. */
 const NO_INTERFACE = 0x7fff_ffff;
+/** include/net/net_namespace.h: `lo` in every network namespace. */
+const LOOPBACK_IFINDEX = 1;
 /** linux/sock_diag.h: what SO_RXQ_OVFL reports with a datagram, readable at any time. */
 const SK_MEMINFO_DROPS = 8;
 /** linux/in.h, linux/in6.h */
@@ -91,11 +93,16 @@ export function openListenerSocket(bind: SocketAddress, options: ListenerOptions
   });
 }
 
-/** Throws SystemError where nobody may bind to the address, or somebody has. No datagram comes here meanwhile. */
+/**
+ * Throws SystemError where nobody may bind to the address, or somebody has. No datagram comes here meanwhile; but to one
+ * IPv6 address the kernel binds only a socket whose interface there is (ipv6/af_inet6.c, __inet6_bind), so to that one
+ * this host's own may come, for the moment that it is open.
+ */
 export function tryBind(bind: SocketAddress, options: ListenerOptions): void {
   const { fd } = openListenerSocket(bind, options);
   try {
-    withdraw(fd);
+    if (bind.family === 6 && !isWildcard(bind)) setOption(fd, SOL_SOCKET, SO.BINDTOIFINDEX, LOOPBACK_IFINDEX);
+    else withdraw(fd);
     bindTo(fd, bind);
   } finally {
     libc.close(fd);
