@@ -2,10 +2,16 @@
 import { setTicker, type Ticker } from '../clock.ts';
 import type { ListenerCounters } from '../datapath/datapath.ts';
 import type { LogLimiter } from '../log-limit.ts';
+import type { Listener } from '../model.ts';
+
+/** What this wants to know of a listener's counters. */
+interface Row extends Pick<ListenerCounters, 'arrivals'> {
+  readonly listener: Pick<Listener, 'name' | 'interfaces'>;
+}
 
 export interface BypassDependencies {
   readonly alerts: LogLimiter;
-  readonly counters: () => readonly ListenerCounters[];
+  readonly counters: () => readonly Row[];
   /** The name of an interface; undefined if it is gone. */
   readonly nameOf: (ifindex: number) => string | undefined;
   readonly ticker?: Ticker;

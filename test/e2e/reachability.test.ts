@@ -45,8 +45,8 @@ interface Break {
   readonly cause: RegExp;
 }
 
-/** Numbered datagrams while a pod of three cannot be reached for 3 s: how many are lost. */
-async function lostWhile(topology: ReturnType<typeof singleNode>, broken: (one: Break['pod']) => Break) {
+/** Numbered datagrams while a pod of three cannot be reached for two seconds, or `ms`: how many are lost. */
+async function lostWhile(topology: ReturnType<typeof singleNode>, broken: (one: Break['pod']) => Break, ms = 2000) {
   const { client, node, pods } = topology;
   const agent = await started(node, pods);
   const at = await receive(pods);
@@ -60,7 +60,7 @@ async function lostWhile(topology: ReturnType<typeof singleNode>, broken: (one: 
   expect(line).toMatch(cause);
   expect(line).toContain(`listener="test" downstream="${pod.address}"`);
   await agent.waitFor(/updated tc_ebpf downstream set .*endpoints=2$/, { from });
-  await pause(3000);
+  await pause(ms);
   expect((await agent.get('/readyz')).body).toContain(`health(test): no way to ${pod.address}`);
   const metrics = await agent.metrics();
   expect(metrics.get(`udp_fanout_downstream_health{listener="test",endpoint="${pod.address}"}`)).toBe(0);
@@ -126,17 +126,21 @@ describe.skipIf(obstacle)(titled('a downstream without a way to it is out at onc
   test('its neighbour does not answer, and is asked until it does', async () => {
     const topology = built(singleNode(routed));
     const { namespace } = topology.node;
-    const lost = await lostWhile(topology, (pod) => {
-      const end = () => {
-        pod.namespace.ip(['addr del 10.0.1.11/32 dev eth0']);
-        namespace.ip(['neigh flush dev veth11']);
-      };
-      const mend = () => {
-        pod.namespace.ip(['addr add 10.0.1.11/32 dev eth0']);
-        linkUp(pod);
-      };
-      return { node: topology.node, pod, end, mend, cause: /cause="neighbour 10.0.1.11 does not answer"/ };
-    });
+    const lost = await lostWhile(
+      topology,
+      (pod) => {
+        const end = () => {
+          pod.namespace.ip(['addr del 10.0.1.11/32 dev eth0']);
+          namespace.ip(['neigh flush dev veth11']);
+        };
+        const mend = () => {
+          pod.namespace.ip(['addr add 10.0.1.11/32 dev eth0']);
+          linkUp(pod);
+        };
+        return { node: topology.node, pod, end, mend, cause: /cause="neighbour 10.0.1.11 does not answer"/ };
+      },
+      3000,
+    );
     // The second that it is given, and the tenths until that is noticed; not the 3 s that the kernel takes.
     expect(lost).toBeLessThanOrEqual(1.5 * MOST_LOST);
   });
