@@ -256,10 +256,14 @@ describe.skipIf(obstacle)(title('userspace: downstreams that fail'), () => {
     const start = performance.now();
     const report = await at.report({ expect: 2000 });
     expect(performance.now() - start).toBeLessThan(patient(1000));
-    expect(report.receivers.map(({ count }) => count)).toEqual([1000, 1000]);
-    expect(union(report, sent)).toMatchObject({ received: 2000, duplicated: [] });
+    const [first, second] = report.receivers.map(({ count }) => count);
+    expect(Math.abs(first! - second!)).toBeLessThanOrEqual(1);
+    // One whose neighbour has not answered for a second is out, and the others have its share from then on.
+    if (kind === 'refused') expect(report.count).toBe(2000);
+    else expect(report.count).toBeGreaterThanOrEqual(2000);
+    expect(union(report, sent)).toMatchObject({ received: report.count, duplicated: [] });
     const { forwarded, dropped } = await ledger(agent, 'test', 3000);
-    expect(forwarded).toBeGreaterThanOrEqual(2000);
+    expect(forwarded).toBeGreaterThanOrEqual(report.count);
     expect(Object.keys(dropped).filter((reason) => !reasons.includes(reason))).toEqual([]);
     if (kind === 'refused') expect(dropped.ECONNREFUSED).toBeGreaterThan(0);
   });
