@@ -81,6 +81,8 @@ export const RLIMIT_MEMLOCK = 8;
 export const F_DUPFD_CLOEXEC = 1030;
 /** asm-generic/fcntl.h: sets the flags of what a descriptor is of, for all its copies. */
 export const F_SETFL = 4;
+/** include/net/net_namespace.h: the index of `lo` in every network namespace. */
+export const LOOPBACK_IFINDEX = 1;
 /** linux/sched.h */
 export const CLONE_NEWNET = 0x40000000;
 

@@ -1,6 +1,7 @@
 /** Datagrams of the kernel path that never met the program: by which interface they came, in the log and on /readyz. */
 import { setTicker, type Ticker } from '../clock.ts';
 import type { ListenerCounters } from '../datapath/datapath.ts';
+import { LOOPBACK_IFINDEX } from '../ffi/libc.ts';
 import type { LogLimiter } from '../log-limit.ts';
 import type { Listener } from '../model.ts';
 
@@ -18,8 +19,6 @@ export interface BypassDependencies {
 }
 
 const INTERVAL_MS = 10_000;
-/** What this host sends to itself comes by `lo`, where no program of ours waits for it. */
-const LO = 1;
 const MOST_NAMED = 3;
 
 export interface BypassWatch {
@@ -56,13 +55,16 @@ export function watchBypass({ alerts, counters, nameOf, ticker = setTicker }: By
   return { remarks: () => remarks, close };
 }
 
-/** By how much each interface's count has grown, the largest first. */
+/**
+ * By how much each interface's count has grown, the largest first. But for `lo`: by it comes what this host sends to itself,
+ * and no program of ours waits for that.
+ */
 function growth(
   before: ReadonlyMap<number, number>,
   now: ReadonlyMap<number, number>,
 ): readonly (readonly [number, number])[] {
   return [...now]
     .map(([ifindex, count]) => [ifindex, count - (before.get(ifindex) ?? 0)] as const)
-    .filter(([ifindex, count]) => count > 0 && ifindex !== LO)
+    .filter(([ifindex, count]) => count > 0 && ifindex !== LOOPBACK_IFINDEX)
     .sort(([, a], [, b]) => b - a);
 }

@@ -20,6 +20,14 @@ const root = process.getuid?.() === 0;
 const run = (command: string, ...args: string[]) => execFileSync(command, args, { encoding: 'utf8', stdio: 'pipe' });
 const words = (text: string) => text.split(' ');
 
+/** A veth pair whose end `v0` has neighbours of both families. */
+const CONNECTED = [
+  'link set v0 up',
+  'link set v1 up',
+  'address add 10.0.0.1/24 dev v0',
+  'address add fd00::1/64 dev v0 nodad',
+];
+
 let count = 0;
 
 /** A network namespace and a Node process inside it; both end with `close`. */
@@ -227,10 +235,7 @@ describe.skipIf(!root)('the host as netlink shows it (needs root)', () => {
   test('finds the way: on the link, by a router of either family, with an MTU, to itself, none', async () => {
     ns.ip('link add v0 type veth peer name v1');
     ns.batch([
-      'link set v0 up',
-      'link set v1 up',
-      'address add 10.0.0.1/24 dev v0',
-      'address add fd00::1/64 dev v0 nodad',
+      ...CONNECTED,
       'route add 10.1.0.0/16 via 10.0.0.2',
       'route add 10.2.0.0/16 via inet6 fd00::2 dev v0',
       'route add 10.3.0.0/16 via 10.0.0.2 mtu 1300',
@@ -259,10 +264,7 @@ describe.skipIf(!root)('the host as netlink shows it (needs root)', () => {
   test('says why there is no way, of how many ways one is one, and whether they go by arrival', async () => {
     ns.ip('link add v0 type veth peer name v1');
     ns.batch([
-      'link set v0 up',
-      'link set v1 up',
-      'address add 10.0.0.1/24 dev v0',
-      'address add fd00::1/64 dev v0 nodad',
+      ...CONNECTED,
       'route add unreachable 10.4.0.0/16',
       'route add prohibit 10.5.0.0/16',
       'route add blackhole 10.6.0.0/16',

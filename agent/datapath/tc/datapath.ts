@@ -190,7 +190,9 @@ class TcDatapath implements Datapath {
   }
 
   #inRow(row: number): KernelListener | undefined {
-    return [...this.#listeners.values()].find((one) => one.row === row);
+    // Asked for each packet of the safety net: no copy.
+    for (const one of this.#listeners.values()) if (one.row === row) return one;
+    return undefined;
   }
 
   #isBound(one: ListenerBlueprint): boolean {

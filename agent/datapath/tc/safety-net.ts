@@ -1,5 +1,6 @@
 /** The kernel path's safety net on this host: the ring that the program fills, and the program that sends on `lo`. */
 import type { IpAddress } from '../../address.ts';
+import { LOOPBACK_IFINDEX } from '../../ffi/libc.ts';
 import { watchReadable } from '../../ffi/poll.ts';
 import { RingBuffer } from '../../ffi/ring-buffer.ts';
 import type { LogLimiter } from '../../log-limit.ts';
@@ -18,7 +19,7 @@ const WAY_MS = 1000;
 const MOST_WAYS = 8192;
 /** ICMP errors in a second, to all senders together (RFC 1812, 4.3.2.8). */
 const REPORTS_A_SECOND = 100;
-const LO = { index: 1, name: 'lo' };
+const LO = { index: LOOPBACK_IFINDEX, name: 'lo' };
 
 type WayLookup = (address: IpAddress) => Way | undefined;
 

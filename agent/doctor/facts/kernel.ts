@@ -4,10 +4,11 @@ import { attachClsact } from '../../datapath/tc/clsact.ts';
 import { type BpfObject, loadObject } from '../../datapath/tc/object.ts';
 import { lessenedMaps } from '../../datapath/tc/sizes.ts';
 import { SystemError } from '../../ffi/errno.ts';
+import { LOOPBACK_IFINDEX } from '../../ffi/libc.ts';
 import { inFreshNetwork } from '../../ffi/namespace.ts';
 import { openHost } from '../../netlink/host.ts';
 
-const LO = { index: 1, name: 'lo' };
+const LO = { index: LOOPBACK_IFINDEX, name: 'lo' };
 
 export type Attaches = true | string | SystemError;
 

@@ -4,17 +4,17 @@
  * on this very host, a route that encapsulates, no program on `lo`) by the kernel's own output.
  */
 import { FAMILIES, type Family } from '../../../address.ts';
-import { check } from '../../../ffi/errno.ts';
 import {
   AF_PACKET,
+  LOOPBACK_IFINDEX,
   libc,
   SO_MARK,
-  SOCK_CLOEXEC,
   SOCK_NONBLOCK,
   SOCK_RAW,
   SOL_IP,
   SOL_SOCKET,
 } from '../../../ffi/libc.ts';
+import { openSocket } from '../../../ffi/socket.ts';
 import { setBuffer, setOption } from '../../../ffi/socket-options.ts';
 import { CONSTANTS } from '../abi.ts';
 
@@ -23,7 +23,6 @@ const ETHERNET = 14;
 const ETHERTYPE = { 4: 0x0800, 6: 0x86dd } as const;
 /** A locally administered address that is nobody's: should no program redirect the frame, `lo` drops it as another host's. */
 const NOBODY = [0x02, 0, 0, 0, 0xfb, 0];
-const LO = 1;
 const IPPROTO_RAW = 255;
 const IP_NODEFRAG = 22;
 /** Packets whose neighbour does not answer wait in the kernel on the sender's account: room for the others beside them. */
@@ -40,13 +39,12 @@ export interface Exits {
 
 /** Opens what is needed when it is first needed; an errno is what comes of one that cannot be had. */
 export function openExits(): Exits {
-  const packetSocket = once(() => check('socket', libc.socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)));
+  const packetSocket = once(() => openSender(AF_PACKET, 0));
   const rawSocket = { 4: once(() => openRaw(4)), 6: once(() => openRaw(6)) };
   let marked = 0;
   return {
     redirect(family, packet, ifindex) {
       const fd = packetSocket.get();
-      if (marked === 0) setBuffer(fd, 'send', SEND_BUFFER);
       if (marked !== ifindex) setOption(fd, SOL_SOCKET, SO_MARK, CONSTANTS.OUT_MARK | ifindex);
       marked = ifindex;
       return sendTo(fd, framed(family, packet), linkAddress(family));
@@ -79,11 +77,18 @@ function once(open: () => number) {
 
 /** raw(7), ipv6(7): with IPPROTO_RAW the packet brings its own IP header, in both families. */
 function openRaw(family: Family): number {
-  const fd = check('socket', libc.socket(FAMILIES[family].af, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_RAW));
-  setBuffer(fd, 'send', SEND_BUFFER);
-  // What we have cut up connection tracking must not put together again.
-  if (family === 4) setOption(fd, SOL_IP, IP_NODEFRAG, 1);
-  return fd;
+  return openSender(FAMILIES[family].af, IPPROTO_RAW, (fd) => {
+    // What we have cut up connection tracking must not put together again.
+    if (family === 4) setOption(fd, SOL_IP, IP_NODEFRAG, 1);
+  });
+}
+
+function openSender(domain: number, protocol: number, prepare: (fd: number) => void = () => {}): number {
+  return openSocket(domain, SOCK_RAW | SOCK_NONBLOCK, protocol, (fd) => {
+    setBuffer(fd, 'send', SEND_BUFFER);
+    prepare(fd);
+    return fd;
+  });
 }
 
 function framed(family: Family, packet: Uint8Array): Uint8Array {
@@ -100,7 +105,7 @@ function linkAddress(family: Family): Uint8Array {
   const view = new DataView(bytes.buffer);
   view.setUint16(0, AF_PACKET, true);
   view.setUint16(2, ETHERTYPE[family]);
-  view.setInt32(4, LO, true);
+  view.setInt32(4, LOOPBACK_IFINDEX, true);
   return bytes;
 }
 

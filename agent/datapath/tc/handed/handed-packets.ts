@@ -11,7 +11,8 @@ import {
   isLoopback,
   type SocketAddress,
 } from '../../../address.ts';
-import { libc } from '../../../ffi/libc.ts';
+import { LOOPBACK_IFINDEX, libc } from '../../../ffi/libc.ts';
+import { MSG_DONTWAIT } from '../../../ffi/mmsg.ts';
 import type { Route } from '../../../netlink/route.ts';
 import { encodeSockaddr } from '../../userspace/messages/layout.ts';
 import { reasonNameOf } from '../../userspace/reasons.ts';
@@ -59,7 +60,6 @@ export interface HandedDependencies {
 
 export type Way = Pick<Route, 'ifindex' | 'local' | 'encapsulates'> & { readonly mtu: number };
 
-const LO = 1;
 type Chosen = NonNullable<Handed['chosen']>;
 
 export class HandedPackets {
@@ -194,8 +194,6 @@ export class HandedPackets {
   }
 }
 
-const MSG_DONTWAIT = 0x40;
-
 function keyOf({ family, source, destination }: UdpPacket, id: number, ifindex: number): string {
   return `${family} ${Buffer.concat([source, destination]).toString('latin1')} ${id} ${ifindex}`;
 }
@@ -207,7 +205,7 @@ function keyOf({ family, source, destination }: UdpPacket, id: number, ifindex: 
 function sourceKind({ family, source }: UdpPacket, ifindex: number, downstream: SocketAddress) {
   const ip = ipText(source);
   const [first = 0, second = 0] = source;
-  if (isLoopback(ip)) return ifindex === LO ? 'ours alone' : 'martian';
+  if (isLoopback(ip)) return ifindex === LOOPBACK_IFINDEX ? 'ours alone' : 'martian';
   if (ip === downstream.ip) return 'ours alone';
   if (family === 4) return first === 0 || first >= 224 ? 'martian' : 'good';
   if (ip === '::' || first === 0xff) return 'martian';

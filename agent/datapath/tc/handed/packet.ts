@@ -114,7 +114,10 @@ export function segmentsOf(packet: UdpPacket, segment: number): readonly UdpPack
   const header = packet.payload.subarray(0, UDP_HEADER);
   const datagrams: UdpPacket[] = [];
   for (let at = UDP_HEADER; at < packet.payload.length; at += segment) {
-    const payload = Uint8Array.from(Buffer.concat([header, packet.payload.subarray(at, at + segment)]));
+    const data = packet.payload.subarray(at, at + segment);
+    const payload = new Uint8Array(UDP_HEADER + data.length);
+    payload.set(header);
+    payload.set(data, UDP_HEADER);
     new DataView(payload.buffer).setUint16(4, payload.length);
     writeChecksum(packet, payload);
     datagrams.push({ ...packet, payload });

@@ -5,10 +5,10 @@ import { check } from '../../../ffi/errno.ts';
 import {
   IP_TRANSPARENT,
   IPPROTO_UDP,
+  LOOPBACK_IFINDEX,
   libc,
   SO_RCVBUF,
   SO_RCVTIMEO,
-  SOCK_CLOEXEC,
   SOCK_DGRAM,
   SOCK_NONBLOCK,
   SOCK_RAW,
@@ -17,6 +17,7 @@ import {
   SOL_UDP,
   UDP_GRO,
 } from '../../../ffi/libc.ts';
+import { openSocket } from '../../../ffi/socket.ts';
 import { setBuffer, setOption } from '../../../ffi/socket-options.ts';
 import { encodeSockaddr } from '../messages/layout.ts';
 
@@ -24,8 +25,6 @@ import { encodeSockaddr } from '../messages/layout.ts';
 const SO = { REUSEADDR: 2, REUSEPORT: 15, MEMINFO: 55, BINDTOIFINDEX: 62 } as const;
 /** An interface that no host has: a socket that is bound to it receives nothing. */
 const NO_INTERFACE = 0x7fff_ffff;
-/** include/net/net_namespace.h: `lo` in every network namespace. */
-const LOOPBACK_IFINDEX = 1;
 /** linux/sock_diag.h: what SO_RXQ_OVFL reports with a datagram, readable at any time. */
 const SK_MEMINFO_DROPS = 8;
 /** linux/in.h, linux/in6.h */
@@ -190,13 +189,7 @@ export const SENDERS = { nat: openNatSocket, raw: openRawSocket, client: openTra
 export type Senders = typeof SENDERS;
 
 function opened<T>(family: Family, type: number, protocol: number, prepare: (fd: number) => T): T {
-  const fd = check('socket', libc.socket(FAMILIES[family].af, type | SOCK_CLOEXEC, protocol));
-  try {
-    return prepare(fd);
-  } catch (error) {
-    libc.close(fd);
-    throw error;
-  }
+  return openSocket(FAMILIES[family].af, type, protocol, prepare);
 }
 
 function prepareSender(fd: number, family: Family): void {
