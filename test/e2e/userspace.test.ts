@@ -5,6 +5,7 @@ import { afterEach, describe, expect, test } from 'vitest';
 import { openUserspaceDatapath } from '../../agent/datapath/userspace/datapath.ts';
 import { SENDERS } from '../../agent/datapath/userspace/sockets/open.ts';
 import { type StartThread, startThread } from '../../agent/datapath/userspace/workers/pool.ts';
+import { WorkerState } from '../../agent/datapath/userspace/workers/state.ts';
 import type { Listener } from '../../agent/model.ts';
 import { buildTable } from '../../agent/table.ts';
 import { type Agent, startAgent } from '../../lab/agent.ts';
@@ -488,10 +489,11 @@ describe.skipIf(obstacle)(title('userspace: tables'), () => {
 
   test('a worker that is ended leaves no socket behind, whatever it had open', async () => {
     const { client, node, pods } = built(singleNode());
-    const workers: ReturnType<typeof startThread>[] = [];
+    const workers: (ReturnType<typeof startThread> & { state: WorkerState })[] = [];
     const kept: StartThread = (job) => {
-      workers.push(node.namespace.inside(() => startThread(job)));
-      return workers.at(-1)!;
+      const thread = node.namespace.inside(() => startThread(job));
+      workers.push(Object.assign(thread, { state: new WorkerState(job.state) }));
+      return thread;
     };
     const { datapath, log, apply, forwarded } = inProcess(node, { startThread: kept });
     const at = await receivers(pods);
@@ -502,7 +504,8 @@ describe.skipIf(obstacle)(title('userspace: tables'), () => {
     for (let death = 0; death < deaths; death++) {
       // Clients' sockets for those that send several at once, raw ones for the rest.
       const from = Array.from({ length: 8 }, (_, i) => `10.9.${death}.${i}:20000`);
-      // Whoever stood in for them has gone: it is the workers that open sockets for these.
+      // They are there, and whoever stood in for them has gone: it is the workers that open sockets for these.
+      await until('both workers receive', () => workers.slice(-2).every(({ state }) => state.ready));
       await until('only the listener’s and its workers’ are open', () => sockets() === opened);
       const sent = await send(client, { to: '10.0.0.1:9000', from, count: 320, segments: 20 });
       await forwarded('listener-0', (death + 1) * 320);

@@ -35,7 +35,10 @@ class FakeThread {
 
   unref(): void {}
 
+  /** As Node does where the thread is loading koffi, though it cannot end the process here. */
   terminate(): void {
+    if (!this.state.ready && !this.state.left)
+      throw new Error('FATAL ERROR: Error::ThrowAsJavaScriptException napi_throw');
     this.terminated = true;
   }
 
@@ -205,6 +208,21 @@ describe('a pool of workers', () => {
     end(pool);
   });
 
+  test('does not end one that hangs while it loads before it is there', () => {
+    const { open, threads, clock, standIns, log, end } = rig();
+    const pool = open();
+    threads[0]!.lives = false;
+    clock.advance(30_000);
+    expect([standIns, log.lines.length, threads[0]!.terminated]).toEqual([['0 opened with 1'], 1, false]);
+    threads[0]!.state.beat();
+    clock.advance(20);
+    expect([threads[0]!.terminated, threads.length]).toEqual([true, 2]);
+    threads[0]!.exit();
+    clock.advance(200);
+    expect([threads.length, pool.deaths]).toEqual([3, 1]);
+    end(pool);
+  });
+
   test('waits longer each time for one that dies at once, at most 30 s', () => {
     const { open, threads, log, clock, end } = rig();
     const pool = open();
@@ -242,6 +260,7 @@ describe('a pool of workers', () => {
   test('is gone within two seconds even if a worker hangs, and starts none afterwards', () => {
     const { open, threads, log, clock } = rig();
     const pool = open();
+    threads[0]!.state.beat();
     threads[1]!.die('too late');
     const start = performance.now();
     pool.close();
@@ -258,14 +277,21 @@ describe('a pool of workers', () => {
   });
 
   test('leaves nothing running and nothing open where one of its workers does not start', () => {
-    const { open, threads, fds, log } = rig((start) => start === 2);
+    const { open, threads, fds, log, clock } = rig((start) => start === 2);
     const before = sockets();
     expect(open).toThrow(/^failed to start worker 1: EAGAIN: no more threads allowed \(pids\.max/);
-    const [{ state, terminated, job }] = threads as [FakeThread];
-    expect([threads.length, state.stopping, terminated]).toEqual([1, true, true]);
+    const [one] = threads as [FakeThread];
+    expect([threads.length, one.state.stopping, one.terminated]).toEqual([1, true, false]);
     // It may be at its work until it has ended.
-    expect(openFile(job.fd)).toMatch(/^socket:/);
-    threads[0]!.exit();
+    expect(openFile(one.job.fd)).toMatch(/^socket:/);
+    // It still loads.
+    one.lives = false;
+    clock.advance(1000);
+    expect(one.terminated).toBe(false);
+    one.state.leave();
+    clock.advance(20);
+    expect(one.terminated).toBe(true);
+    one.exit();
     expect(sockets()).toEqual(before);
     // Those that it was given are still whose they were.
     expect(fds.every((fd) => openFile(fd)?.startsWith('socket:'))).toBe(true);

@@ -22,8 +22,8 @@ const STOP_MS = 1500;
 const READ_MS = 20;
 /** How often the workers' pulse is taken, and how often in a row it may stand still, also while one starts. */
 const PULSE = { everyMs: 400, misses: 3, missesAtStart: 25 };
-/** How often a stand-in looks whether the worker is back. */
-const BACK_MS = 20;
+/** How often is looked whether a worker that starts has started. */
+const STARTING_MS = 20;
 /** Keeps a thread to a few MiB: its heap holds code and a table of addresses, batches and slots are outside of it. */
 const RESOURCES = { maxOldGenerationSizeMb: 64, maxYoungGenerationSizeMb: 2, stackSizeMb: 1 };
 
@@ -161,6 +161,7 @@ class PoolWorker {
   #pulse = 0;
   #missed = 0;
   #cancelLook: (() => void) | undefined;
+  #cancelTerminate: (() => void) | undefined;
   #snapshot: TableSnapshot;
   #thread: Thread | undefined;
   #snapshots: MessagePort | undefined;
@@ -208,7 +209,7 @@ class PoolWorker {
   giveUp(): void {
     this.hangs = true;
     this.#missed = 0;
-    this.#thread?.terminate();
+    this.#terminate();
     this.#stepIn();
   }
 
@@ -248,8 +249,18 @@ class PoolWorker {
   end(): void {
     this.#cancelRestart?.();
     this.#snapshots?.close();
-    this.#thread?.terminate();
+    this.#terminate();
     this.#stepBack();
+  }
+
+  /**
+   * Ends the thread, but not while it loads: koffi cannot throw in a thread that is being ended, and Node then ends the
+   * process (napi_throw). One that was told to stop leaves by itself as soon as it is there.
+   */
+  #terminate(): void {
+    const { ready, left } = this.state;
+    if (this.#thread && (ready || left)) this.#thread.terminate();
+    else if (this.#thread) this.#cancelTerminate = this.#timer(STARTING_MS, () => this.#terminate());
   }
 
   #stepIn(): void {
@@ -268,7 +279,7 @@ class PoolWorker {
 
   #stepBackWhenReady(): void {
     if (this.state.ready) this.#stepBack();
-    else this.#cancelLook = this.#timer(BACK_MS, () => this.#stepBackWhenReady());
+    else this.#cancelLook = this.#timer(STARTING_MS, () => this.#stepBackWhenReady());
   }
 
   #revive(): void {
@@ -309,6 +320,7 @@ class PoolWorker {
     this.state.bookLost();
     this.state.leave();
     this.#cancelLook?.();
+    this.#cancelTerminate?.();
     if (!this.state.stopping) this.#onEnd(this, reason, true);
   }
 }
