@@ -9,7 +9,7 @@ import type { Family } from '../../../address.ts';
 import { ClientSockets } from '../sockets/client.ts';
 import type { Descriptors } from '../sockets/descriptors.ts';
 import type { Senders } from '../sockets/open.ts';
-import { RawSockets } from '../sockets/raw.ts';
+import { NO_RAW_SOCKET, RawSockets } from '../sockets/raw.ts';
 import { type BatchSources, SOURCE_WORDS } from './batch-sources.ts';
 import type { GsoPlan } from './gso-plan.ts';
 
@@ -54,7 +54,7 @@ export class SourcePaths {
 
   /** The raw socket of a family, of which a source of the batch has chosen it. */
   raw(family: Family): number {
-    return this.#raw!.of(family, 0)!;
+    return this.#raw!.of(family, 0);
   }
 
   /** Tells this host's own addresses, 16 bytes each. */
@@ -86,14 +86,14 @@ export class SourcePaths {
     if (isUnspecified(words, at)) return SOURCE_PATH.MARTIAN;
     if (staysHere(words, at)) return SOURCE_PATH.NAT;
     // A datagram goes to a downstream of its own family.
-    const raw = this.#raw?.of((words[at]! & 0xf) as Family, now);
+    const raw = this.#raw ? this.#raw.of((words[at]! & 0xf) as Family, now) : NO_RAW_SOCKET;
     const hasPort = words[at]! >>> 16 !== 0;
-    if (this.#clients && hasPort && (this.#gathers[source] === 1 || raw === undefined)) {
+    if (this.#clients && hasPort && (this.#gathers[source] === 1 || raw === NO_RAW_SOCKET)) {
       const fd = this.#clients.get(words, at, now);
       this.fd[source] = fd;
       if (fd >= 0) return SOURCE_PATH.CLIENT;
     }
-    return raw === undefined ? SOURCE_PATH.NAT : SOURCE_PATH.RAW;
+    return raw === NO_RAW_SOCKET ? SOURCE_PATH.NAT : SOURCE_PATH.RAW;
   }
 
   #isHost(source: Uint32Array, at: number): boolean {

@@ -5,17 +5,13 @@ import type { openRawSocket } from './open.ts';
 
 /** One that cannot be had is tried again no sooner: what lacks may be descriptors, for a moment. */
 const RETRY_MS = 1000;
-
-interface RawSocket {
-  fd: number | undefined;
-  retryAt: number;
-}
+/** Not opened yet, or not to be had. A send by it fails. */
+export const NO_RAW_SOCKET = -1;
 
 export class RawSockets {
-  readonly #sockets: Readonly<Record<Family, RawSocket>> = {
-    4: { fd: undefined, retryAt: 0 },
-    6: { fd: undefined, retryAt: 0 },
-  };
+  /** By family. Numbers from the start: code that was optimised for another kind of value would be thrown away. */
+  readonly #fds = new Int32Array(7).fill(NO_RAW_SOCKET);
+  readonly #retryAt = new Float64Array(7);
   readonly #descriptors: Descriptors;
   readonly #open: typeof openRawSocket;
 
@@ -24,16 +20,19 @@ export class RawSockets {
     this.#open = open;
   }
 
-  /** Undefined where there is none to be had. `now` in ms. */
-  of(family: Family, now: number): number | undefined {
-    const socket = this.#sockets[family];
-    if (socket.fd === undefined && now >= socket.retryAt) {
-      try {
-        socket.fd = this.#descriptors.own(this.#open(family));
-      } catch {
-        socket.retryAt = now + RETRY_MS;
-      }
+  /** NO_RAW_SOCKET where there is none to be had. `now` in ms. */
+  of(family: Family, now: number): number {
+    const fd = this.#fds[family]!;
+    return fd === NO_RAW_SOCKET ? this.#opened(family, now) : fd;
+  }
+
+  #opened(family: Family, now: number): number {
+    if (now < this.#retryAt[family]!) return NO_RAW_SOCKET;
+    try {
+      this.#fds[family] = this.#descriptors.own(this.#open(family));
+    } catch {
+      this.#retryAt[family] = now + RETRY_MS;
     }
-    return socket.fd;
+    return this.#fds[family]!;
   }
 }

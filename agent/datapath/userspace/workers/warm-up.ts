@@ -14,8 +14,8 @@ import { WorkerState } from './state.ts';
 /** Enough for V8 to have seen and optimised the whole path; tens of milliseconds. */
 const BATCHES = 200;
 const SIZES = [200, 200, 80, 1400];
-/** No descriptor: where a send by it is tried, it fails. */
-const NO_SOCKET = -1;
+/** No descriptor, as no process has so many: where a send by it is tried, it fails. */
+const NO_SOCKET = 0x7fff_ffff;
 const SENDERS: Senders = { nat: () => NO_SOCKET, raw: () => NO_SOCKET, client: () => NO_SOCKET };
 
 /** Works on made-up batches with the thread's own buffers, as `preserves` says with sources or without. */
