@@ -1,11 +1,11 @@
 /** The agent, put together: constructors in order, closed in reverse. */
 import { resolve } from 'node:path';
-import { formatAddress } from './address.ts';
+import { formatAddress, type SocketAddress } from './address.ts';
 import { now } from './clock.ts';
 import { FollowedConfig, RESTART } from './config/followed.ts';
 import { openDatapath } from './datapath/composite.ts';
 import { VERDICTS } from './datapath/tc/abi.ts';
-import type { ListFilters } from './datapath/tc/clsact.ts';
+import { detachAll, type ListFilters } from './datapath/tc/clsact.ts';
 import { openTcDatapath } from './datapath/tc/datapath.ts';
 import { egressLookup, wayLookup } from './datapath/tc/egress.ts';
 import { openUserspaceDatapath } from './datapath/userspace/datapath.ts';
@@ -33,14 +33,8 @@ export interface AgentOptions {
   readonly logFormat?: LogFormat;
 }
 
-/** Why the agent ends. A kill is no end of this kind: nothing of ours runs then, and the host keeps all. */
-type End = 'stop' | 'error';
-
-/**
- * What becomes of what is ours on the host. After a stop nobody would look after it. After an error that nobody caught,
- * nobody knows what it is like: senders and operators had better see an agent that is gone than one that half is.
- */
-const AT_END: Readonly<Record<End, 'remove' | 'release'>> = { stop: 'remove', error: 'remove' };
+/** Well below any lease. */
+const BEAT_MS = 1000;
 
 /** Runs until SIGTERM or SIGINT; 0 after a clean stop, 1 where nothing can run. Throws ConfigError. */
 export async function runAgent(options: AgentOptions): Promise<number> {
@@ -51,11 +45,12 @@ export async function runAgent(options: AgentOptions): Promise<number> {
   const stopped = stopSignal();
   outliveSignals(log);
   const life = new Lifetime({ log, now });
-  let end: End = 'error';
+  // An error that nobody caught is like a kill: what is at work goes on, and the next agent replaces it.
+  let atEnd: 'remove' | 'release' = 'release';
   try {
-    if (!(await start(followed, options.objectPath, log, life, () => AT_END[end]))) return 1;
+    if (!(await start(followed, options.objectPath, log, life, () => atEnd))) return 1;
     const signal = await stopped;
-    end = 'stop';
+    if (config.lifecycle.onExit === 'detach') atEnd = 'remove';
     log.info('stopping', { signal });
     return 0;
   } catch (error) {
@@ -87,8 +82,6 @@ async function start(
   life.onClose('discovery', () => source.close());
   const reachability = openReachability({ host, log, ...life.part('reachability') });
   life.onClose('reachability', () => reachability?.close());
-  const health = await openHealth({ config: config.health, log, reachability, ...life.part('health') });
-  life.onClose('health', () => health.close());
   const filters: ListFilters = (ifindex, side) => host.filters(ifindex, side);
   const datapath = openDatapath({
     log,
@@ -97,12 +90,28 @@ async function start(
         log,
         objectPath,
         filters,
+        links: () => host.links(),
+        leaseSecs: config.lifecycle.leaseSecs,
         egressLookup: (links) => egressLookup(host, links),
         ways: () => wayLookup(host),
       }),
+    removeLeft: () => {
+      for (const name of detachAll(host)) {
+        log.info('detached the program that an agent before this one has left', { interface: name });
+      }
+    },
     openUserspace: (isSafetyNet) => openUserspaceDatapath({ log, isSafetyNet }),
   });
   life.onClose('datapath', () => datapath[atEnd()]());
+  life.part('lease').ticker(BEAT_MS, () => datapath.beat());
+  const health = await openHealth({
+    config: config.health,
+    log,
+    reachability,
+    wasOut: (listener, address) => isOut(datapath.left(listener, address.family), address),
+    ...life.part('health'),
+  });
+  life.onClose('health', () => health.close());
   const { timer, guard } = life.part('reconciler');
   const reconciler = new Reconciler({ log, source, health, host, datapath, timer });
   life.onClose('reconciler', () => reconciler.close());
@@ -152,6 +161,11 @@ async function start(
   life.onClose('descriptors', () => descriptors.close());
   collectStartGarbage();
   return true;
+}
+
+/** Whether a downstream was not among those that were in use; where there was none, nothing is known of any. */
+function isOut(left: ReadonlySet<string> | undefined, address: SocketAddress): boolean {
+  return left !== undefined && left.size > 0 && !left.has(formatAddress(address));
 }
 
 /** What `doctor` is told. */

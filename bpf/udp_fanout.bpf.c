@@ -20,6 +20,9 @@
 
 const volatile __u32 udp_fanout_abi = UDP_FANOUT_ABI;
 
+/* A section of its own is a map of its own, which the agent writes without touching the ports. */
+struct lease lease SEC(".data.lease");
+
 /* enum port_flags by port: one load, without a call, tells most foreign datagrams from ours. */
 __u8 ports[65536];
 
@@ -64,6 +67,15 @@ struct {
 	__type(value, struct stats);
 } STATS SEC(".maps");
 
+/* Bound to the program by the agent: the program itself does not use it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_LISTENERS);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, LISTENER_NOTE_BYTES);
+} LISTENERS SEC(".maps");
+
 /* The only state of a flow's kind: forgotten oldest first, and never needed again once the datagram is whole. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -86,6 +98,19 @@ int udp_fanout_out(struct __sk_buff *skb)
 	/* The kernel's route look-up for the neighbour heeds marks. */
 	skb->mark = 0;
 	return bpf_redirect_neigh(mark & OUT_IFINDEX, NULL, 0, 0);
+}
+
+/* Run by the agent as long as it lives, and never attached: jiffies are known here only. */
+SEC("tc")
+int udp_fanout_renew(struct __sk_buff *skb __attribute__((unused)))
+{
+	lease.until = lease.term ? bpf_jiffies64() + lease.term : 0;
+	return TC_ACT_UNSPEC;
+}
+
+static __always_inline bool lease_is_over(void)
+{
+	return lease.until && bpf_jiffies64() >= lease.until;
 }
 
 /* Flags of the datagram's destination address, 0 if it concerns no listener. */
@@ -178,6 +203,8 @@ static __always_inline struct slot *next_slot(struct bind *bind, struct stats *s
 
 static __always_inline enum fate fate(enum verdict verdict)
 {
+	if (verdict >= VERDICT_lease_expired)
+		return PASSED;
 	return verdict >= VERDICT_no_downstream ? DROPPED : verdict >= VERDICT_ip_options ? HANDED : FORWARDED;
 }
 
@@ -185,7 +212,7 @@ static __always_inline int action(enum verdict verdict)
 {
 	if (verdict == VERDICT_forwarded)
 		return TC_ACT_REDIRECT;
-	return verdict == VERDICT_forwarded_local ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+	return verdict == VERDICT_forwarded_local || fate(verdict) == PASSED ? TC_ACT_UNSPEC : TC_ACT_SHOT;
 }
 
 /* Books the verdict on the packet's datagrams and turns it into the program's answer. */
@@ -211,6 +238,8 @@ static __always_inline int count(struct stats *stats, struct packet *pkt, enum v
 		break;
 	case DROPPED:
 		stats->pkts_dropped += pkt->segments;
+		break;
+	case PASSED:
 		break;
 	}
 	return action(index);
@@ -296,7 +325,7 @@ static __always_inline int keep_early(struct __sk_buff *skb, struct packet *pkt)
 	struct reason reason = { .verdict = VERDICT_fragment };
 	__u32 flags = address_flags(pkt);
 
-	if (!(flags & (ADDRESS_LOCAL | ADDRESS_BOUND)))
+	if (!(flags & (ADDRESS_LOCAL | ADDRESS_BOUND)) || lease_is_over())
 		return TC_ACT_UNSPEC;
 	hand_over(skb, &reason);
 	return flags & ADDRESS_LOCAL ? TC_ACT_UNSPEC : TC_ACT_SHOT;
@@ -384,6 +413,8 @@ int udp_fanout(struct __sk_buff *skb)
 	stats = bpf_map_lookup_elem(&STATS, &bind->listener);
 	if (!stats)
 		return TC_ACT_UNSPEC;
+	if (lease_is_over())
+		return count(stats, &pkt, VERDICT_lease_expired);
 	stats->pkts_received += pkt.segments;
 	stats->bytes_received += pkt.payload;
 

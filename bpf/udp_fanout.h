@@ -10,7 +10,7 @@
 #include <linux/types.h>
 
 /* Raised with every change of a key, a value or a meaning in this file; the agent refuses an object of another one. */
-#define UDP_FANOUT_ABI 3
+#define UDP_FANOUT_ABI 4
 
 #define MAX_LISTENERS 256
 #define MAX_SLOTS 65536
@@ -96,8 +96,9 @@ struct table_head {
 
 /*
  * A slot table is an array of cells: the head, the slots, a bit for each slot of the table before (1: its downstream is
- * in this one too), then per CPU id a row of counters, one a slot. One map holds all of it, so that replacing it
- * replaces table and counters in one step and neither is ever read beside a stranger.
+ * in this one too), then per CPU id a row of counters, one a slot, and one such row of the agent's own: what went through
+ * tables before this one, and past any. One map holds all of it, so that replacing it replaces table and counters in one
+ * step and neither is ever read beside a stranger.
  */
 union cell {
 	struct table_head head;
@@ -133,7 +134,8 @@ struct fragment {
 
 /*
  * What happened to one datagram. V(name, fate, meaning): the order is the index of the counter, the name is the
- * label in metrics, logs and `bpftool map dump`. Fates: FORWARDED, HANDED (to the safety net), DROPPED, in this order.
+ * label in metrics, logs and `bpftool map dump`. Fates: FORWARDED, HANDED (to the safety net), DROPPED, PASSED (untouched,
+ * and not received either), in this order.
  */
 #define VERDICTS(V) \
 	V(forwarded, FORWARDED, "rewritten and sent to its next hop") \
@@ -159,9 +161,10 @@ struct fragment {
 	V(fib_prohibit, DROPPED, "FIB: prohibit route") \
 	V(rewrite_failed, DROPPED, "the packet could not be rewritten (out of memory)") \
 	V(redirect_failed, DROPPED, "the kernel refused the redirect") \
-	V(safety_net_full, DROPPED, "the safety net had no room left for it")
+	V(safety_net_full, DROPPED, "the safety net had no room left for it") \
+	V(lease_expired, PASSED, "left to the stack: no agent has renewed the lease")
 
-enum fate { FORWARDED, HANDED, DROPPED };
+enum fate { FORWARDED, HANDED, DROPPED, PASSED };
 
 enum verdict {
 #define V(name, fate, meaning) VERDICT_##name,
@@ -185,6 +188,18 @@ struct stats {
 	VERDICTS(V)
 #undef V
 	__u32 next_slot[2]; /* round robin cursors: IPv4, IPv6 */
+};
+
+/*
+ * Map LISTENERS: what an agent that comes after this one must know of a row of STATS. A zero-terminated text of the
+ * agent's, which the program does not read.
+ */
+#define LISTENER_NOTE_BYTES 1024
+
+/* Variable `lease`: until when the program serves though nobody says that an agent is alive. */
+struct lease {
+	__u64 until; /* in jiffies, as bpf_jiffies64 has them; 0: for ever */
+	__u64 term;  /* jiffies that a renewal adds; 0: for ever */
 };
 
 /*
@@ -218,6 +233,7 @@ _Static_assert(sizeof(union cell) == 32, "two cells a cache line");
 _Static_assert(sizeof(struct fragment_key) == 44, "fragment_key has no hole");
 _Static_assert(sizeof(struct fragment) == 56, "fragment has no hole");
 _Static_assert(sizeof(struct handed) == 56, "handed has no hole");
+_Static_assert(sizeof(struct lease) == 16, "lease");
 _Static_assert(sizeof(struct stats) == 8 * (6 + VERDICT_COUNT + 1), "stats is u64s and the two cursors");
 
 #endif

@@ -6,7 +6,14 @@ import { draftOf } from './draft.ts';
 import { explain, misspelt, pathOf } from './explain.ts';
 import { type Diagnostic, type Locate, type Path, pathText, placed } from './position.ts';
 import { crossFindings } from './rules.ts';
-import { type ConfigOutput, configSchema, type LOG_FORMATS, type LOG_LEVELS, type PROTOCOLS } from './schema.ts';
+import {
+  type ConfigOutput,
+  configSchema,
+  type LOG_FORMATS,
+  type LOG_LEVELS,
+  type ON_EXIT,
+  type PROTOCOLS,
+} from './schema.ts';
 import { readText } from './text.ts';
 
 export type { Diagnostic } from './position.ts';
@@ -15,7 +22,14 @@ export interface Config {
   readonly listeners: readonly Listener[];
   readonly health: Health;
   readonly metrics: { readonly enabled: boolean; readonly bind: SocketAddress; readonly path: string };
+  readonly lifecycle: Lifecycle;
   readonly log: { readonly level: (typeof LOG_LEVELS)[number]; readonly format: (typeof LOG_FORMATS)[number] };
+}
+
+export interface Lifecycle {
+  readonly onExit: (typeof ON_EXIT)[number];
+  /** Seconds that the program serves without an agent; 0: for ever. */
+  readonly leaseSecs: number;
 }
 
 export interface Health {
@@ -95,7 +109,10 @@ function inOrder(diagnostics: readonly Diagnostic[]): readonly Diagnostic[] {
   return diagnostics.toSorted((a, b) => a.line - b.line || a.col - b.col);
 }
 
-function toConfig({ listeners, health, metrics, log }: ConfigOutput, { podNamespace }: Surroundings): Config {
+function toConfig(
+  { listeners, health, metrics, lifecycle, log }: ConfigOutput,
+  { podNamespace }: Surroundings,
+): Config {
   return {
     listeners: listeners.map((listener, id) => ({
       id,
@@ -118,6 +135,7 @@ function toConfig({ listeners, health, metrics, log }: ConfigOutput, { podNamesp
       rise: health.rise,
     },
     metrics,
+    lifecycle: { onExit: lifecycle.on_exit, leaseSecs: lifecycle.lease_secs },
     log,
   };
 }

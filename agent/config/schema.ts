@@ -16,6 +16,7 @@ import {
 } from './values.ts';
 
 export const PROTOCOLS = ['icmp', 'udp_port', 'udp_echo'] as const;
+export const ON_EXIT = ['keep', 'detach'] as const;
 export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error'] as const;
 export const LOG_FORMATS = ['text', 'json'] as const;
 
@@ -30,6 +31,8 @@ export const DEFAULTS = {
 
 const WANT_INTERVAL = 'want seconds as a number from 1 to 3600';
 const WANT_TIMEOUT = 'want seconds as a number above 0 and below interval_secs';
+/** Thirty days: beyond any outage, and within what may be meant. */
+const MOST_LEASE_SECS = 2_592_000;
 // ":" and "*" are wildcards to the HTTP router.
 const WANT_PATH = 'want a path such as /metrics: it starts with "/" and has no space, "?", "#", ":" or "*"';
 
@@ -181,6 +184,19 @@ const log = section({
     .describe('Log lines as text or as JSON, one object a line. Default: text.'),
 });
 
+const lifecycle = section({
+  on_exit: choice(ON_EXIT)
+    .default('keep')
+    .describe(
+      'What a clean stop leaves on the host: keep (program and tables forward on, until the next agent takes over or the lease runs out) or detach (nothing). Default: keep.',
+    ),
+  lease_secs: wholeNumber(0, MOST_LEASE_SECS)
+    .default(300)
+    .describe(
+      'Seconds that the program forwards on without an agent, before it leaves all datagrams to the stack; 0: for ever. Default: 300.',
+    ),
+});
+
 /** The whole file. Its input is plain data of the YAML, its output has defaults filled in and addresses read. */
 export const configSchema = section({
   listeners: z.array(listener, { error: 'want a list of listeners, each a map that starts with "- name:"' }).meta({
@@ -190,6 +206,7 @@ export const configSchema = section({
   }),
   health: health.prefault({ enabled: false }).describe('Health checks of the downstreams. Default: off.'),
   metrics: metrics.prefault({ enabled: false }).describe('Metrics for Prometheus over HTTP. Default: off.'),
+  lifecycle: lifecycle.prefault({}).describe('What goes on without the agent. Default: every key its own.'),
   log: log.prefault({}).describe('Log to standard output. Default: every key its own.'),
 });
 

@@ -3,14 +3,18 @@
  * `userspace`: worker threads. `auto`: the kernel path where it attaches when the listener's endpoints are first known,
  * else worker threads, which stay, also as the safety net should the program attach later after all.
  */
+import type { Family } from '../address.ts';
 import type { Log } from '../log.ts';
 import type { Listener } from '../model.ts';
 import type { Blueprint, Datapath, ListenerBlueprint, ListenerCounters, Problem } from './datapath.ts';
+import type { KernelDatapath } from './tc/datapath.ts';
 
 export interface CompositeDependencies {
   readonly log: Log;
   /** Throws where this machine has no kernel path; the message says why. Called when the first listener wants it. */
-  readonly openKernel: () => Datapath;
+  readonly openKernel: () => KernelDatapath;
+  /** Takes off the host what an agent before this one has left there; called where the kernel path is not opened. */
+  readonly removeLeft: () => void;
   /** `isSafetyNet` is asked when a listener is first served. */
   readonly openUserspace: (isSafetyNet: (listener: Listener) => boolean) => Datapath;
 }
@@ -18,6 +22,8 @@ export interface CompositeDependencies {
 export interface RemarkingDatapath extends Datapath {
   /** Which listeners are not served as they would rather be, and why: for /readyz. */
   remarks(): readonly string[];
+  /** The downstreams that an agent before this one has left to a listener; undefined where there are none, or no more. */
+  left(listener: Listener, family: Family): ReadonlySet<string> | undefined;
 }
 
 /** Opens what the listeners' modes ask for, as soon as there is one that does. */
@@ -27,16 +33,18 @@ export function openDatapath(dependencies: CompositeDependencies): RemarkingData
 
 class CompositeDatapath implements RemarkingDatapath {
   readonly #log: Log;
-  readonly #openKernel: () => Datapath;
+  readonly #openKernel: () => KernelDatapath;
   readonly #userspace: Datapath;
-  #kernel: Datapath | undefined;
+  #removeLeft: (() => void) | undefined;
+  #kernel: KernelDatapath | undefined;
   /** Why there is no kernel path though a listener asks for it; as long as one does, it is not tried again. */
   #obstacle: string | undefined;
   /** Of mode auto, by what serves them; decided once, so that no listener goes to and fro. With the reason. */
   readonly #fallen = new Map<string, string>();
   readonly #attached = new Set<string>();
 
-  constructor({ log, openKernel, openUserspace }: CompositeDependencies) {
+  constructor({ log, openKernel, openUserspace, removeLeft }: CompositeDependencies) {
+    this.#removeLeft = removeLeft;
     this.#log = log;
     this.#openKernel = openKernel;
     this.#userspace = openUserspace((listener) => this.#isKernels(listener));
@@ -55,7 +63,10 @@ class CompositeDatapath implements RemarkingDatapath {
     for (const one of kernels) this.#decide(one, found);
     const problems = [...found.filter((problem) => !this.#isMooted(problem, kernels)), ...this.#impossible(blueprint)];
     const served = blueprint.listeners.filter(({ listener }) => this.#isServed(listener));
-    return [...problems, ...this.#userspace.apply({ ...blueprint, listeners: served })];
+    problems.push(...this.#userspace.apply({ ...blueprint, listeners: served }));
+    if (this.#kernel) this.#removeLeft = undefined;
+    else if (served.length === blueprint.listeners.length) this.#takeOver(served);
+    return problems;
   }
 
   /** One row for each listener and mode that serves it; the kernel path's last, since its downstreams are the main ones. */
@@ -65,6 +76,16 @@ class CompositeDatapath implements RemarkingDatapath {
 
   remarks(): readonly string[] {
     return [...this.#fallen].map(([name, cause]) => `datapath(${name}): fell back to userspace: ${cause}`);
+  }
+
+  beat(): void {
+    this.#kernel?.beat();
+    this.#userspace.beat();
+  }
+
+  left(listener: Listener, family: Family): ReadonlySet<string> | undefined {
+    if (listener.mode !== 'userspace') this.#open();
+    return this.#kernel?.left(listener, family);
   }
 
   /** The kernel path first: what still comes meanwhile, the safety net takes. */
@@ -85,6 +106,13 @@ class CompositeDatapath implements RemarkingDatapath {
     } catch (error) {
       this.#obstacle = (error as Error).message;
     }
+  }
+
+  /** Once worker threads serve all, a dead agent's program only takes their datagrams away. */
+  #takeOver(served: readonly ListenerBlueprint[]): void {
+    if (!this.#removeLeft || served.some(({ tables }) => tables.length === 0)) return;
+    this.#removeLeft();
+    this.#removeLeft = undefined;
   }
 
   /** Whoever comes back is decided on anew. */

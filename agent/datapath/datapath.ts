@@ -41,6 +41,8 @@ export interface ListenerCounters {
   readonly bytesForwarded: number;
   /** Those that the program handed to the safety net, by reason, zeroes included; they are forwarded or dropped as well. */
   readonly toSafetyNet: ReadonlyMap<string, number>;
+  /** Those that the program left to the stack though they were the listener's, by reason; they are not received. */
+  readonly passed: ReadonlyMap<string, number>;
   /** By reason, zeroes included. received = forwarded + dropped + what the safety net still has in hand. */
   readonly dropped: ReadonlyMap<string, number>;
   /** Forwarded datagrams by downstream that is in use, as formatAddress writes it. */
@@ -63,6 +65,8 @@ export interface Datapath {
    */
   apply(blueprint: Blueprint): readonly Problem[];
   counters(): readonly ListenerCounters[];
+  /** A sign of life, once a second, to what would go on alone. */
+  beat(): void;
   /** Takes what is ours off the host. */
   remove(): void;
   /** Lets go of it and leaves it running where it can: the kernel path does, sockets and threads end either way. */

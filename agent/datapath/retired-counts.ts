@@ -28,6 +28,23 @@ export class RetiredCounts {
     }
   }
 
+  /** Adds datagrams of which nobody knows any more to whom they went. */
+  addOthers(datagrams: number): void {
+    this.#others += datagrams;
+  }
+
+  /** All of them together. */
+  get total(): number {
+    return [...this.#counts.values()].reduce((sum, count) => sum + count, this.#others);
+  }
+
+  /** Takes out what is remembered of downstreams that are back. */
+  take(isBack: (downstream: string) => boolean): ReadonlyMap<string, number> {
+    const taken = new Map([...this.#counts].filter(([key]) => isBack(key)));
+    for (const key of taken.keys()) this.#counts.delete(key);
+    return taken;
+  }
+
   /** Adds datagrams to a downstream of the table in use. */
   count(downstream: string, datagrams: number): void {
     this.#counts.set(downstream, (this.#counts.get(downstream) ?? 0) + datagrams);

@@ -6,6 +6,7 @@ import { readFileSync } from 'node:fs';
 import koffi from 'koffi';
 import { check, SystemError } from './errno.ts';
 import { libc } from './libc.ts';
+import { Memory } from './mmsg.ts';
 
 /** An opaque pointer of libbpf's. */
 export type Pointer = bigint;
@@ -37,6 +38,20 @@ export const BPF = {
 } as const;
 
 const KERNEL_LOG_BYTES = 1 << 16;
+/** struct bpf_prog_info and bpf_map_info of linux/bpf.h: as much of them as is read here. */
+const PROG_INFO = { size: 80, id: 4, nrMapIds: 52, mapIds: 56 } as const;
+const MAP_INFO = {
+  size: 80,
+  type: 0,
+  keySize: 8,
+  valueSize: 12,
+  maxEntries: 16,
+  flags: 20,
+  name: 24,
+  nameSize: 16,
+} as const;
+/** A program has at most 64 maps (MAX_USED_MAPS). */
+const MOST_MAPS = 64;
 /**
  * BPF_LOG_STATS of linux/bpf_verifier.h: what the verifier finds, and its figures, without each instruction that it looks
  * at; those fill any log, and before 6.4 what is full loses its end, which is the reason.
@@ -77,11 +92,33 @@ function bind() {
     handle: 'uint32_t',
     priority: 'uint32_t',
   });
+  const testRun = koffi.struct('bpf_test_run_opts', {
+    sz: 'size_t',
+    data_in: 'const void *',
+    data_out: 'void *',
+    data_size_in: 'uint32_t',
+    data_size_out: 'uint32_t',
+    ctx_in: 'const void *',
+    ctx_out: 'void *',
+    ctx_size_in: 'uint32_t',
+    ctx_size_out: 'uint32_t',
+    retval: 'uint32_t',
+    repeat: 'int',
+    duration: 'uint32_t',
+    flags: 'uint32_t',
+    cpu: 'uint32_t',
+    batch_size: 'uint32_t',
+  });
   const log = koffi.alloc('char', KERNEL_LOG_BYTES);
   // biome-ignore format: one call a line reads as the table that it is
   return {
     log,
-    sizes: { mapOptions: koffi.sizeof(mapOptions), hook: koffi.sizeof(hook), options: koffi.sizeof(options) },
+    sizes: {
+      mapOptions: koffi.sizeof(mapOptions),
+      hook: koffi.sizeof(hook),
+      options: koffi.sizeof(options),
+      testRun: koffi.sizeof(testRun),
+    },
     setPrint: library.func('void *libbpf_set_print(void *print)'),
     possibleCpus: library.func('int libbpf_num_possible_cpus()'),
     objectOpenFile: library.func('void *bpf_object__open_file(const char *path, const void *opts)'),
@@ -101,6 +138,12 @@ function bind() {
     mapSetMaxEntries: library.func('int bpf_map__set_max_entries(void *map, uint32_t max_entries)'),
     mapInitialValue: library.func('void *bpf_map__initial_value(void *map, _Out_ size_t *size)'),
     mapCreate: library.func('int bpf_map_create(int type, const char *name, uint32_t key_size, uint32_t value_size, uint32_t max_entries, const bpf_map_create_opts *opts)'),
+    mapReuseFd: library.func('int bpf_map__reuse_fd(void *map, int fd)'),
+    progFdById: library.func('int bpf_prog_get_fd_by_id(uint32_t id)'),
+    mapFdById: library.func('int bpf_map_get_fd_by_id(uint32_t id)'),
+    progBindMap: library.func('int bpf_prog_bind_map(int prog_fd, int map_fd, const void *opts)'),
+    progTestRun: library.func('int bpf_prog_test_run_opts(int prog_fd, _Inout_ bpf_test_run_opts *opts)'),
+    mapNextKey: library.func('int bpf_map_get_next_key(int fd, const void *key, _Out_ void *next_key)'),
     mapUpdate: library.func('int bpf_map_update_elem(int fd, const void *key, const void *value, uint64_t flags)'),
     mapLookup: library.func('int bpf_map_lookup_elem(int fd, const void *key, _Out_ void *value)'),
     mapDelete: library.func('int bpf_map_delete_elem(int fd, const void *key)'),
@@ -163,11 +206,71 @@ export function programFd(object: Pointer, name: string): number | undefined {
   return program ? libbpf().programFd(program) : undefined;
 }
 
-/** The kernel's id of a loaded program: the second word of struct bpf_prog_info. Throws SystemError. */
+/** The kernel's id of a loaded program. Throws SystemError. */
 export function programId(fd: number): number {
-  const info = new Uint32Array(2);
-  check('bpf_obj_get_info_by_fd', libbpf().objectInfo(fd, info, [info.byteLength]));
-  return info[1]!;
+  return new DataView(infoOf(fd, new Memory(PROG_INFO.size))).getUint32(PROG_INFO.id, true);
+}
+
+/** The kernel's ids of the maps that a program uses or is bound to. Throws SystemError. */
+export function programMapIds(fd: number): readonly number[] {
+  const ids = new Memory(MOST_MAPS * 4);
+  const info = new Memory(PROG_INFO.size);
+  info.u32[PROG_INFO.nrMapIds / 4] = MOST_MAPS;
+  info.point(PROG_INFO.mapIds, ids.address(0));
+  const count = new DataView(infoOf(fd, info)).getUint32(PROG_INFO.nrMapIds, true);
+  return [...ids.u32.subarray(0, Math.min(count, MOST_MAPS))];
+}
+
+function infoOf(fd: number, info: Memory): ArrayBuffer {
+  check('bpf_obj_get_info_by_fd', libbpf().objectInfo(fd, info.bytes, [info.bytes.length]));
+  return info.bytes.buffer as ArrayBuffer;
+}
+
+/** Descriptor of a loaded program by the kernel's id; wants CAP_SYS_ADMIN. */
+export function programFdById(id: number): number {
+  return libbpf().progFdById(id);
+}
+
+/** Descriptor of a map by the kernel's id; wants CAP_SYS_ADMIN. */
+export function mapFdById(id: number): number {
+  return libbpf().mapFdById(id);
+}
+
+/** A map as it was created. */
+export interface MapInfo {
+  /** As bpf(2) keeps it: at most 15 bytes. */
+  readonly name: string;
+  readonly type: number;
+  readonly keySize: number;
+  readonly valueSize: number;
+  readonly maxEntries: number;
+  readonly flags: number;
+}
+
+/** Throws SystemError. */
+export function mapInfo(fd: number): MapInfo {
+  const bytes = Buffer.from(infoOf(fd, new Memory(MAP_INFO.size)));
+  const name = bytes.subarray(MAP_INFO.name, MAP_INFO.name + MAP_INFO.nameSize).toString('latin1');
+  const word = (at: number) => bytes.readUInt32LE(at);
+  return {
+    name: name.slice(0, name.indexOf('\0')),
+    type: word(MAP_INFO.type),
+    keySize: word(MAP_INFO.keySize),
+    valueSize: word(MAP_INFO.valueSize),
+    maxEntries: word(MAP_INFO.maxEntries),
+    flags: word(MAP_INFO.flags),
+  };
+}
+
+/** Keeps a map for as long as the program is there, though it does not use it. */
+export function programBindMap(program: number, map: number): number {
+  return libbpf().progBindMap(program, map, null);
+}
+
+/** Runs a program once on a packet that nobody sends (BPF_PROG_TEST_RUN). */
+export function programRun(fd: number, packet: Uint8Array): number {
+  const { progTestRun, sizes } = libbpf();
+  return progTestRun(fd, { sz: sizes.testRun, data_in: packet, data_size_in: packet.length, repeat: 1 });
 }
 
 /** A map of an opened object. */
@@ -203,6 +306,11 @@ export function mapSetMaxEntries(map: ObjectMap, entries: number): number {
   return libbpf().mapSetMaxEntries(map.pointer, entries);
 }
 
+/** Takes a map that is there already, before the load; the descriptor stays the caller's. */
+export function mapReuse(map: ObjectMap, fd: number): number {
+  return libbpf().mapReuseFd(map.pointer, fd);
+}
+
 /** The bytes that a section of global variables starts with. */
 export function mapInitialValue(map: ObjectMap): Uint8Array {
   const size = [0];
@@ -228,6 +336,11 @@ export function mapLookup(fd: number, key: Uint8Array, value: Uint8Array): numbe
 
 export function mapDelete(fd: number, key: Uint8Array): number {
   return libbpf().mapDelete(fd, key);
+}
+
+/** The key that follows `key` (null: the first) into `next`; -ENOENT behind the last one. */
+export function mapNextKey(fd: number, key: Uint8Array | null, next: Uint8Array): number {
+  return libbpf().mapNextKey(fd, key, next);
 }
 
 /** Closes a descriptor of a map. */

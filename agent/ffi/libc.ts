@@ -47,6 +47,8 @@ export const libc = {
   setns: call('int setns(int fd, int kind)'),
   /** fcntl(2) with a number as argument. */
   fcntl: call('int fcntl(int fd, int command, int argument)'),
+  /** clock_getres(2): struct timespec, two words of 64 bits. */
+  clock_getres: call('int clock_getres(int clock, void *resolution)'),
   /** close(2). */
   close: call('int close(int fd)'),
 } as const;

@@ -9,7 +9,7 @@ import type { Log } from '../log.ts';
 import { LogLimiter } from '../log-limit.ts';
 import type { Endpoint, EndpointSet, Listener } from '../model.ts';
 import type { Reachability } from '../reachability/reachability.ts';
-import { conditionOf, type Downstreams, type Target, type Watched } from './listener-health.ts';
+import { conditionOf, type Downstreams, type ListenerHealth, type Target, type Watched } from './listener-health.ts';
 import {
   announceFamily,
   announcePath,
@@ -22,6 +22,7 @@ import {
 import { Monitor, type OnRound, type ProbeSettings } from './monitor.ts';
 import type { Hint, OpenProber, Prober } from './prober.ts';
 import { firstDelay } from './schedule.ts';
+import { outBefore, UNKNOWN } from './state.ts';
 import { Statistics } from './statistics.ts';
 import { TargetRegistry } from './target-registry.ts';
 import { UnsentCauses } from './unsent.ts';
@@ -36,6 +37,8 @@ export interface HealthDependencies {
   readonly openProber?: OpenProber;
   /** Absent: nothing is known of the ways to downstreams. */
   readonly reachability?: Pick<Reachability, 'follow' | 'release' | 'lost' | 'tell'> | undefined;
+  /** Whether an agent before this one had the listener and did not use the downstream; default no. */
+  readonly wasOut?: (listener: Listener, address: SocketAddress) => boolean;
   /** Why nothing is probed although the config asks for it. */
   readonly obstacle?: string;
 }
@@ -64,7 +67,7 @@ export class Health {
   #opened = 0;
 
   constructor(dependencies: HealthDependencies) {
-    const { config, clock, openProber, reachability, guard = (task) => task } = dependencies;
+    const { config, clock, openProber, reachability, guard = (task) => task, wasOut = () => false } = dependencies;
     const { intervalSecs, timeoutSecs, fall, rise, failOpen } = config;
     this.#deps = dependencies;
     this.#alerts = new LogLimiter({ log: dependencies.log, ...clock });
@@ -75,7 +78,8 @@ export class Health {
       prober: this.#prober,
       reachability,
       failOpen,
-      open: (address, onRound) => this.#open(address, onRound),
+      open: (address, onRound, wasOut) => this.#open(address, onRound, wasOut),
+      wasOut,
       onRound: guard((target, before, end) => this.#ended(target, before, end)),
       onGone: (target) => {
         this.#noteUnsent(target, undefined);
@@ -113,6 +117,7 @@ export class Health {
     const before = this.#registry.get(listener.name);
     const entered = this.#registry.enter(listener, endpoints);
     if (entered !== before) {
+      if (!before) this.#announceOut(entered);
       for (const { target } of entered.watched) if (target.lost !== undefined) this.#announcePath(target);
       for (const family of BOTH_FAMILIES) announceFamily(this.#alerts, entered, family, this.#deps.config.failOpen);
     }
@@ -151,9 +156,10 @@ export class Health {
     this.#prober?.close();
   }
 
-  #open(address: Monitor['address'], onRound: OnRound): Monitor {
+  #open(address: Monitor['address'], onRound: OnRound, wasOut: boolean): Monitor {
     const delay = firstDelay(this.#opened++, this.#settings.intervalMs);
-    return new Monitor({ address, prober: this.#prober!, settings: this.#settings, onRound }, delay);
+    const state = wasOut ? outBefore(this.#settings) : UNKNOWN;
+    return new Monitor({ address, prober: this.#prober!, settings: this.#settings, onRound }, delay, state);
   }
 
   #hint({ ip, port }: SocketAddress, hint: Hint): void {
@@ -178,6 +184,12 @@ export class Health {
       return moved;
     });
     if (changes.includes(true)) this.#onChange();
+  }
+
+  #announceOut({ listener, watched }: ListenerHealth): void {
+    const endpoints = watched.filter(({ target }) => target.monitor?.state.condition === 'down').length;
+    const line = 'downstreams that were not in use before this start are used once they answer';
+    if (endpoints > 0) this.#deps.log.info(line, { listener: listener.name, endpoints });
   }
 
   #announcePath(target: Target): void {

@@ -29,14 +29,15 @@ export class Monitor {
   readonly address: SocketAddress;
   readonly #deps: MonitorDependencies;
   readonly #roundDeps: RoundDependencies;
-  #state = UNKNOWN;
+  #state: HealthState;
   #round: Round | undefined;
   #startedAt = 0;
   #hintedAt = Number.NEGATIVE_INFINITY;
   #cancelNext: () => void;
 
   /** The first round begins after `delayMs`. */
-  constructor(dependencies: MonitorDependencies, delayMs: number) {
+  constructor(dependencies: MonitorDependencies, delayMs: number, state: HealthState = UNKNOWN) {
+    this.#state = state;
     const { address, prober, settings } = dependencies;
     this.#deps = dependencies;
     this.#roundDeps = {

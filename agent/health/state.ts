@@ -24,6 +24,11 @@ export interface Thresholds {
 /** Where every downstream starts. */
 export const UNKNOWN: HealthState = { condition: 'unknown', streak: 0 };
 
+/** Where one starts that an agent before this one did not use: out, until it has answered once. */
+export function outBefore({ rise }: Pick<Thresholds, 'rise'>): HealthState {
+  return { condition: 'down', last: 'answered', streak: rise - 1 };
+}
+
 /** The state after one more round. */
 export function afterRound(before: HealthState, outcome: Outcome, thresholds: Thresholds): HealthState {
   const streak = outcome === before.last ? before.streak + 1 : 1;

@@ -10,7 +10,9 @@ export interface TargetRegistryDependencies {
   /** Absent: nothing is probed. */
   readonly prober: Prober | undefined;
   readonly failOpen: boolean;
-  readonly open: (address: SocketAddress, onRound: OnRound) => Monitor;
+  readonly open: (address: SocketAddress, onRound: OnRound, wasOut: boolean) => Monitor;
+  /** Whether an agent before this one did not use it. */
+  readonly wasOut: (listener: Listener, address: SocketAddress) => boolean;
   /** Absent: nothing is known of the ways to them. */
   readonly reachability: Pick<Reachability, 'follow' | 'release' | 'lost'> | undefined;
   readonly onRound: (target: Target, ...round: Parameters<OnRound>) => void;
@@ -77,14 +79,14 @@ export class TargetRegistry {
     // What the prober asks, and for Kubernetes the pod behind it, so that a pod that is given a dead one's address does
     // not inherit its health. The names in a static list are labels, no identities.
     const key = `${asked} ${listener.endpoints.kind === 'kubernetes' ? name : ''}`;
-    return this.#targets.get(key) ?? this.#open(key, address);
+    return this.#targets.get(key) ?? this.#open(key, address, listener);
   }
 
-  #open(key: string, address: SocketAddress): Target {
-    const { prober, reachability, open, onRound } = this.#deps;
+  #open(key: string, address: SocketAddress, listener: Listener): Target {
+    const { prober, reachability, open, wasOut, onRound } = this.#deps;
     reachability?.follow(address);
     const lost = reachability?.lost(address.ip);
-    const monitor = prober && open(address, (...round) => onRound(target, ...round));
+    const monitor = prober && open(address, (...round) => onRound(target, ...round), wasOut(listener, address));
     const target: Target = { key, address, monitor, lost, users: new Set() };
     this.#targets.set(key, target);
     const neighbours = this.#byIp.get(address.ip) ?? new Set();

@@ -46,6 +46,11 @@ function registerDatapath(registry: Registry, { counters, egressDrops }: MetricS
     'Datagrams that the program handed to the safety net, which forwards or drops them, by reason',
     ...reasons,
   );
+  const passed = set.counter(
+    'udp_fanout_packets_passed_total',
+    "Datagrams that the program left to the stack though they were the listener's, by reason; not among those received",
+    ...reasons,
+  );
   const bytesReceived = set.counter(
     'udp_fanout_bytes_received_total',
     'Bytes of UDP payload that reached the listener',
@@ -97,6 +102,7 @@ function registerDatapath(registry: Registry, { counters, egressDrops }: MetricS
       bytesForwarded.inc(labels, row.bytesForwarded);
       for (const [reason, count] of row.dropped) dropped.inc({ ...labels, reason }, count);
       for (const [reason, count] of row.toSafetyNet) toSafetyNet.inc({ ...labels, reason }, count);
+      for (const [reason, count] of row.passed) passed.inc({ ...labels, reason }, count);
       active.set({ listener: row.listener.name }, row.downstreams.size);
       if (row.workerDeaths !== undefined) deaths.inc({ listener: row.listener.name }, row.workerDeaths);
       for (const [endpoint, count] of [...row.downstreams, ...row.gone]) {

@@ -175,8 +175,10 @@ describe.skipIf(obstacle)(titled('every kernel', obstacle), () => {
       expect(filters().match(/name udp_fanout/g)).toHaveLength(1);
     });
 
-    test('goes with SIGTERM', async () => {
+    test('stays at work after SIGTERM, and goes with detach', async () => {
       expect((await agent.stop()).code).toBe(0);
+      expect(filters().match(/name udp_fanout/g)).toHaveLength(1);
+      lab.node.namespace.run(process.execPath, ['dist/udp-fanout.js', 'detach']);
       expect(filters()).not.toContain('udp_fanout');
     });
   });

@@ -248,7 +248,7 @@ describe.skipIf(obstacle)(titled('downstreams that only a socket of this host re
 });
 
 describe.skipIf(obstacle)(titled('the program on lo', obstacle), () => {
-  test('is there while the agent runs, comes back if somebody removes it, and goes with the agent', async () => {
+  test('is there while the agent runs, comes back if somebody removes it, and goes with detach', async () => {
     const built = lab(true);
     const { client, node, pods } = built;
     const onLo = () => node.namespace.run('tc', ['filter', 'show', 'dev', 'lo', 'egress']);
@@ -260,6 +260,7 @@ describe.skipIf(obstacle)(titled('the program on lo', obstacle), () => {
     expect(union(await at.report({ expect: 60 }), sent)).toMatchObject({ received: 60, missing: [] });
     await expect.poll(onLo, { timeout: 5000 }).toContain('udp_fanout_out');
     await agent.stop();
+    node.namespace.run(process.execPath, ['dist/udp-fanout.js', 'detach']);
     expect(onLo()).toBe('');
   });
 });

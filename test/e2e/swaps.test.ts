@@ -59,6 +59,8 @@ function kernelPath(log: ReturnType<typeof aLog>): Opened {
     log,
     objectPath: OBJECT,
     filters: (index, side) => host.filters(index, side),
+    links: () => [],
+    leaseSecs: 0,
     ways: () => wayLookup(host),
     egressLookup: (interfaces) => egressLookup(host, interfaces),
   });

@@ -3,19 +3,22 @@
  * what the kernel refuses, with the same errno, and throws where the kernel would read memory that is not there.
  */
 import { constants } from 'node:os';
-import { ABI, CONSTANTS, LAYOUT } from '../../agent/datapath/tc/abi.ts';
+import { ABI, CONSTANTS, LAYOUT, OUT_PROGRAM, PROGRAM, RENEW_PROGRAM } from '../../agent/datapath/tc/abi.ts';
 import type { Bpf } from '../../agent/datapath/tc/bpf.ts';
-import { OUT_PROGRAM, PROGRAM } from '../../agent/datapath/tc/object.ts';
 import { SystemError } from '../../agent/ffi/errno.ts';
-import { BPF, type ObjectMap, type TcHook, type TcOptions } from '../../agent/ffi/libbpf.ts';
+import { BPF, type MapInfo, type ObjectMap, type TcHook, type TcOptions } from '../../agent/ffi/libbpf.ts';
 import type { Filter, Side } from '../../agent/netlink/filter.ts';
 
 const { E2BIG, EBADF, EEXIST, EINVAL, ENODEV, ENOENT } = constants.errno;
+
+/** Of the last map that was made. */
+let lastId = 0;
 
 type Kind = 'array' | 'hash' | 'percpu_hash' | 'array_of_maps' | 'ringbuf';
 
 export class FakeMap {
   readonly kind: Kind;
+  readonly id = ++lastId;
   readonly name: string;
   readonly keySize: number;
   readonly valueSize: number;
@@ -49,6 +52,8 @@ export class FakeMap {
 interface FakeProgram {
   readonly id: number;
   readonly name: string;
+  /** Those that it uses, and is bound to. */
+  readonly maps: FakeMap[];
 }
 
 type Call = { [K in keyof Bpf]: Bpf[K] extends (...args: never[]) => unknown ? K : never }[keyof Bpf];
@@ -62,7 +67,14 @@ export class FakeBpf implements Bpf {
   /** Calls that fail with this errno, as often as told. */
   readonly #failing = new Map<Call, { readonly errno: number; times: number }>();
   readonly #fds = new Map<number, FakeMap | FakeProgram>();
-  readonly #objects = new Map<bigint, { readonly maps: FakeMap[]; programs?: ReadonlyMap<string, number> }>();
+  readonly #objects = new Map<
+    bigint,
+    { readonly maps: FakeMap[]; programs?: ReadonlyMap<string, number>; fds?: readonly number[] }
+  >();
+  /** By id, for as long as the kernel runs: nobody here looks for what is gone. */
+  readonly #programs = new Map<number, FakeProgram>();
+  /** How often the lease was renewed. */
+  renewals = 0;
   /** Ingress filters by interface that has clsact; what is not named does not exist. */
   readonly #hooks = new Map<number, Filter[] | undefined>();
   #next = 3;
@@ -103,6 +115,13 @@ export class FakeBpf implements Bpf {
     this.#hooks.set(ifindex, filters);
   }
 
+  /** A program that an agent of another version has left; its id. */
+  leftProgram({ abi }: { readonly abi: number }): number {
+    const id = 1000 + this.#next++;
+    this.#programs.set(id, { id, name: PROGRAM, maps: [rodataOf(abi)] });
+    return id;
+  }
+
   removeInterface(ifindex: number): void {
     this.#hooks.delete(ifindex);
   }
@@ -120,7 +139,7 @@ export class FakeBpf implements Bpf {
   objectOpen(path: string): bigint {
     if (this.#refused('objectOpen')) throw new SystemError(`open of ${path}`, -this.#refused('objectOpen')!);
     const pointer = BigInt(this.#next++);
-    const { address_key, bind_key, bind, stats, fragment_key, fragment } = LAYOUT;
+    const { address_key, bind_key, bind, stats, fragment_key, fragment, lease } = LAYOUT;
     const { MAX_ADDRESSES, MAX_BINDS, MAX_TABLES, MAX_LISTENERS, MAX_FRAGMENTED, SAFETY_NET_BYTES } = CONSTANTS;
     const maps = [
       new FakeMap('hash', 'ADDRESSES', address_key.size, 4, MAX_ADDRESSES),
@@ -130,7 +149,9 @@ export class FakeBpf implements Bpf {
       new FakeMap('hash', 'FRAGMENTS', fragment_key.size, fragment.size, MAX_FRAGMENTED),
       new FakeMap('ringbuf', 'SAFETY_NET', 0, 0, SAFETY_NET_BYTES),
       new FakeMap('array', 'udp_fano.bss', 4, 65536, 1),
-      new FakeMap('array', 'udp_fano.rodata', 4, 4, 1),
+      new FakeMap('array', '.data.lease', 4, lease.size, 1),
+      new FakeMap('hash', 'LISTENERS', 4, CONSTANTS.LISTENER_NOTE_BYTES, MAX_LISTENERS),
+      rodataOf(ABI),
     ];
     this.#objects.set(pointer, { maps });
     return pointer;
@@ -151,13 +172,32 @@ export class FakeBpf implements Bpf {
     return new Uint8Array(new Uint32Array([ABI]).buffer);
   }
 
+  mapReuse(map: ObjectMap, fd: number): number {
+    const refused = this.#refused('mapReuse');
+    if (refused !== undefined) return refused;
+    const left = this.#fds.get(fd);
+    if (!(left instanceof FakeMap)) return -EBADF;
+    const { maps } = this.#objects.get(map.pointer / 100n)!;
+    const own = this.#mapOf(map);
+    if (left.kind !== own.kind || left.maxEntries !== own.maxEntries) return -EINVAL;
+    maps[maps.indexOf(own)] = left;
+    return 0;
+  }
+
   objectLoad(object: bigint): number {
     const refused = this.#refused('objectLoad');
     if (refused !== undefined) return refused;
     const opened = this.#objects.get(object)!;
-    for (const map of opened.maps) this.#open(map);
-    const program = (name: string) => [name, this.#open({ id: 1000 + this.#next, name })] as const;
-    opened.programs = new Map([PROGRAM, OUT_PROGRAM].map(program));
+    const fds = opened.maps.map((map) => this.#open(map));
+    const unused = ['LISTENERS'];
+    const program = (name: string) => {
+      const maps = opened.maps.filter((map) => !unused.includes(map.name));
+      const one = { id: 1000 + this.#next, name, maps };
+      this.#programs.set(one.id, one);
+      return [name, this.#open(one)] as const;
+    };
+    opened.programs = new Map([PROGRAM, OUT_PROGRAM, RENEW_PROGRAM].map(program));
+    opened.fds = [...fds, ...opened.programs.values()];
     return 0;
   }
 
@@ -166,10 +206,8 @@ export class FakeBpf implements Bpf {
   }
 
   objectClose(object: bigint): void {
-    const { maps, programs } = this.#objects.get(object)!;
-    const ours = [...(programs?.values() ?? [])];
+    for (const fd of this.#objects.get(object)!.fds ?? []) this.#fds.delete(fd);
     this.#objects.delete(object);
-    for (const [fd, one] of this.#fds) if (ours.includes(fd) || maps.includes(one as FakeMap)) this.#fds.delete(fd);
   }
 
   programFd(object: bigint, name: string): number | undefined {
@@ -180,9 +218,54 @@ export class FakeBpf implements Bpf {
     return (this.#fds.get(fd) as FakeProgram).id;
   }
 
+  programFdById(id: number): number {
+    const refused = this.#refused('programFdById');
+    if (refused !== undefined) return refused;
+    const program = this.#programs.get(id);
+    return program ? this.#open(program) : -ENOENT;
+  }
+
+  programMapIds(fd: number): readonly number[] {
+    return (this.#fds.get(fd) as FakeProgram).maps.map(({ id }) => id);
+  }
+
+  programBindMap(program: number, map: number): number {
+    (this.#fds.get(program) as FakeProgram).maps.push(this.#fds.get(map) as FakeMap);
+    return 0;
+  }
+
+  programRun(fd: number): number {
+    if ((this.#fds.get(fd) as FakeProgram).name !== RENEW_PROGRAM) return -EINVAL;
+    this.renewals++;
+    return 0;
+  }
+
+  mapFdById(id: number): number {
+    const maps = [...this.#programs.values()].flatMap((one) => one.maps);
+    const inner = maps.flatMap(({ entries }) => [...entries.values()].filter((one) => one instanceof FakeMap));
+    const map = [...maps, ...inner].find((one) => one.id === id);
+    return map ? this.#open(map) : -ENOENT;
+  }
+
+  mapInfo(fd: number): MapInfo {
+    const { name, keySize, valueSize, maxEntries } = this.#fds.get(fd) as FakeMap;
+    return { name, keySize, valueSize, maxEntries, type: 0, flags: 0 };
+  }
+
+  mapNextKey(fd: number, key: Uint8Array | null, next: Uint8Array): number {
+    const map = this.#fds.get(fd);
+    if (!(map instanceof FakeMap)) return -EBADF;
+    const keys = [...map.entries.keys()];
+    const following = keys[key === null ? 0 : keys.indexOf(hex(key)) + 1];
+    if (following === undefined) return -ENOENT;
+    next.set(Buffer.from(following, 'hex'));
+    return 0;
+  }
+
   mapFd(map: ObjectMap): number {
     const wanted = this.#mapOf(map);
-    return [...this.#fds].find(([, one]) => one === wanted)![0];
+    const { fds = [] } = this.#objects.get(map.pointer / 100n)!;
+    return fds.find((fd) => this.#fds.get(fd) === wanted) ?? [...this.#fds].find(([, one]) => one === wanted)![0];
   }
 
   innerArrayCreate(name: string, valueSize: number, entries: number): number {
@@ -216,7 +299,9 @@ export class FakeBpf implements Bpf {
   mapLookup(fd: number, key: Uint8Array, value: Uint8Array): number {
     const map = this.#fds.get(fd);
     if (!(map instanceof FakeMap)) return -EBADF;
-    const found = map.bytes(key);
+    const inner = map.kind === 'array_of_maps' ? map.inner(key) : undefined;
+    if (map.kind === 'array_of_maps' && !inner) return -ENOENT;
+    const found = inner ? new Uint8Array(new Uint32Array([inner.id]).buffer) : map.bytes(key);
     if (!found) return -ENOENT;
     fits(`value of ${map.name}`, value, found.length);
     value.set(found);
@@ -331,6 +416,12 @@ export class FakeBpf implements Bpf {
     map.entries.set(hex(key), inner);
     return 0;
   }
+}
+
+function rodataOf(abi: number): FakeMap {
+  const rodata = new FakeMap('array', 'udp_fano.rodata', 4, 4, 1);
+  rodata.entries.set(hex(new Uint8Array(4)), new Uint8Array(new Uint32Array([abi]).buffer));
+  return rodata;
 }
 
 const hex = (key: Uint8Array) => Buffer.from(key).toString('hex');

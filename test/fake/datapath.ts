@@ -1,11 +1,15 @@
 /** A datapath that keeps what it was told, and fails where it is told to. */
-import { formatAddress } from '../../agent/address.ts';
-import type { Blueprint, Datapath, DatapathMode, ListenerCounters, Problem } from '../../agent/datapath/datapath.ts';
+import { type Family, formatAddress } from '../../agent/address.ts';
+import type { Blueprint, DatapathMode, ListenerCounters, Problem } from '../../agent/datapath/datapath.ts';
+import type { KernelDatapath } from '../../agent/datapath/tc/datapath.ts';
 import type { Listener, SlotTable } from '../../agent/model.ts';
 
-export class FakeDatapath implements Datapath {
+export class FakeDatapath implements KernelDatapath {
   readonly mode: DatapathMode;
   applied = 0;
+  beats = 0;
+  /** What an agent before this one has left, by listener and family. */
+  readonly leftBefore = new Map<string, ReadonlySet<string>>();
   /** How it ended. */
   end: 'removed' | 'released' | undefined;
   problems: readonly Problem[] = [];
@@ -46,6 +50,14 @@ export class FakeDatapath implements Datapath {
   #forget(name: string): void {
     this.downstreams.delete(name);
     this.tables.delete(name);
+  }
+
+  beat(): void {
+    this.beats++;
+  }
+
+  left({ name }: Listener, family: Family): ReadonlySet<string> | undefined {
+    return this.leftBefore.get(`${name} ${family}`);
   }
 
   counters(): readonly ListenerCounters[] {

@@ -27,6 +27,7 @@ const OUT_OF_REACH = [
   'rewrite_failed',
   'redirect_failed',
   'safety_net_full',
+  'lease_expired',
 ];
 
 const listeners: OracleListener[] = Object.entries(LISTENERS).map(([name, plan], id) => {

@@ -21,7 +21,11 @@ export interface OracleListener {
 }
 
 const FATE = new Map(VERDICTS.map(({ name, fate }) => [name, fate]));
-const FATE_COUNTER = { FORWARDED: 'pkts_forwarded', HANDED: 'pkts_to_safety_net', DROPPED: 'pkts_dropped' } as const;
+const FATE_COUNTER: Partial<Record<string, string>> = {
+  FORWARDED: 'pkts_forwarded',
+  HANDED: 'pkts_to_safety_net',
+  DROPPED: 'pkts_dropped',
+};
 /** What the FIB says of networks that nothing leads to. */
 const NO_WAY: Readonly<Record<number, string>> = {
   [NET.blackhole]: 'fib_blackhole',
@@ -179,7 +183,7 @@ function outcome(listener: string, verdict: string, frame: Buffer, bytes: number
   const fate = FATE.get(verdict)!;
   const counters = {
     pkts_received: datagrams,
-    [FATE_COUNTER[fate]]: datagrams,
+    [FATE_COUNTER[fate]!]: datagrams,
     [verdict]: datagrams,
     ...(bytes > 0 && { bytes_received: bytes }),
     ...(bytes > 0 && fate === 'FORWARDED' && { bytes_forwarded: bytes }),

@@ -7,12 +7,11 @@ import { constants } from 'node:os';
 import { join } from 'node:path';
 import { formatAddress, parseIp } from '../../agent/address.ts';
 import type { Blueprint, Datapath } from '../../agent/datapath/datapath.ts';
-import { encodeU32, LAYOUT, VERDICTS } from '../../agent/datapath/tc/abi.ts';
+import { encodeU32, LAYOUT, PROGRAM, VERDICTS } from '../../agent/datapath/tc/abi.ts';
 import type { BpfMap } from '../../agent/datapath/tc/bpf.ts';
 import { openTcDatapath } from '../../agent/datapath/tc/datapath.ts';
 import { egressLookup } from '../../agent/datapath/tc/egress.ts';
 import { decodeHanded } from '../../agent/datapath/tc/handed/record.ts';
-import { PROGRAM } from '../../agent/datapath/tc/object.ts';
 import { check } from '../../agent/ffi/errno.ts';
 import { mapLookupBatch, possibleCpus } from '../../agent/ffi/libbpf.ts';
 import { RingBuffer } from '../../agent/ffi/ring-buffer.ts';
@@ -95,6 +94,8 @@ export class Rig<Name extends string> implements Disposable {
       log: aLog(),
       objectPath: OBJECT,
       filters: (ifindex, side) => this.node.host.filters(ifindex, side),
+      links: () => [],
+      leaseSecs: 0,
       egressLookup: (interfaces) => egressLookup(this.node.host, interfaces),
       ways: () => () => undefined,
       openSafetyNet: ({ ring, bytes }) => {

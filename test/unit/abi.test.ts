@@ -80,7 +80,7 @@ const SAMPLES: Readonly<Record<string, readonly [type: string, value: string]>> 
   keptToo: ['union cell', '{ .kept = { 2 } }'],
 };
 
-const FATES: readonly abi.Fate[] = ['FORWARDED', 'HANDED', 'DROPPED'];
+const FATES: readonly abi.Fate[] = ['FORWARDED', 'HANDED', 'DROPPED', 'PASSED'];
 
 let compiled: Compiled;
 
@@ -163,7 +163,7 @@ describe('the mirror of bpf/udp_fanout.h', () => {
 
   test('has the fates in the order in which the program tells them apart', () => {
     const fates = abi.VERDICTS.map(({ fate }) => fate);
-    expect([...new Set(fates)]).toEqual(['FORWARDED', 'HANDED', 'DROPPED']);
+    expect([...new Set(fates)]).toEqual(['FORWARDED', 'HANDED', 'DROPPED', 'PASSED']);
     expect(fates).toEqual([...fates].sort((a, b) => FATES.indexOf(a) - FATES.indexOf(b)));
     expect(abi.VERDICTS.find(({ fate }) => fate === 'HANDED')!.name).toBe('ip_options');
     expect(abi.VERDICTS.find(({ fate }) => fate === 'DROPPED')!.name).toBe('no_downstream');

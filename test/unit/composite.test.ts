@@ -11,7 +11,7 @@ const ATTACHMENT: Problem = { subject: 'attachment(eth0)', message: 'failed to a
 
 function rig(listeners: readonly Listener[], kernel: FakeDatapath | Error = new FakeDatapath()) {
   const log = aLog();
-  const opened = { kernel: 0 };
+  const opened = { kernel: 0, removals: 0 };
   const userspace = new FakeDatapath('userspace');
   let isSafetyNet: (listener: Listener) => boolean = () => false;
   const datapath = openDatapath({
@@ -20,6 +20,9 @@ function rig(listeners: readonly Listener[], kernel: FakeDatapath | Error = new 
       opened.kernel++;
       if (kernel instanceof Error) throw kernel;
       return kernel;
+    },
+    removeLeft: () => {
+      opened.removals++;
     },
     openUserspace: (asked) => {
       isSafetyNet = asked;

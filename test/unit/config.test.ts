@@ -18,7 +18,7 @@ const WANT_PATH = 'want a path such as /metrics: it starts with "/" and has no s
 const WANT_LISTENER =
   'want a map with the keys name, bind, interface, interfaces, mode, source, pmtu, kubernetes, downstream, settings';
 const WANT_LISTENERS = 'want a list of listeners, each a map that starts with "- name:"';
-const TOP_KEYS = 'listeners, health, metrics, log';
+const TOP_KEYS = 'listeners, health, metrics, lifecycle, log';
 
 /** A config of five lines with one listener; what is given replaces its line, `rest` starts in line 6. */
 function config({
@@ -421,6 +421,7 @@ describe('a valid config', () => {
         rise: 2,
       },
       metrics: { enabled: false, bind: { family: 4, ip: '0.0.0.0', port: 9090 }, path: '/metrics' },
+      lifecycle: { onExit: 'keep', leaseSecs: 300 },
       log: { level: 'info', format: 'text' },
     });
   });

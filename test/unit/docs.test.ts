@@ -7,14 +7,14 @@ import { parse } from 'yaml';
 import { parseConfig } from '../../agent/config/load.ts';
 import { allowedKeys, LOG_FORMATS, LOG_LEVELS, PROTOCOLS } from '../../agent/config/schema.ts';
 import type { ListenerCounters } from '../../agent/datapath/datapath.ts';
-import { VERDICTS } from '../../agent/datapath/tc/abi.ts';
-import { OUT_PROGRAM } from '../../agent/datapath/tc/object.ts';
+import { OUT_PROGRAM, RENEW_PROGRAM, VERDICTS } from '../../agent/datapath/tc/abi.ts';
 import { REASONS } from '../../agent/datapath/userspace/reasons.ts';
 import { CAUSES } from '../../agent/discovery/failure.ts';
 import { MODES, SOURCE_MODES } from '../../agent/model.ts';
 import { watchLosses } from '../../agent/observe/losses.ts';
 import { aListener, aLog } from '../fake/words.ts';
 
+const PROGRAMS = [OUT_PROGRAM, RENEW_PROGRAM];
 const ROOT = join(import.meta.dirname, '../..');
 const read = (path: string) => readFileSync(join(ROOT, path), 'utf8');
 const PAGES = ['README.md', 'CHANGELOG.md', 'CONTRIBUTING.md', ...globSync('docs/*.md', { cwd: ROOT })].sort();
@@ -78,12 +78,12 @@ describe('links', () => {
 describe('names in the docs', () => {
   test('every metric exists, and every metric is in the table', () => {
     const quoted = [...CODE.matchAll(/'(udp_fanout_[a-z_]+)'/g)].map(([, name]) => name!);
-    const defined = unique(quoted).filter((name) => name !== OUT_PROGRAM);
+    const defined = unique(quoted).filter((name) => !PROGRAMS.includes(name));
     expect(defined.length).toBeGreaterThan(20);
     const bases = (name: string) => [name, name.replace(/_(bucket|sum|count)$/, '')];
     const named = [...ALL_DOCS.matchAll(/\budp_fanout_[a-z_]+(?![a-z_.*])(?!\.)/g)].map(([name]) => name);
     expect(
-      unique(named).filter((name) => name !== OUT_PROGRAM && !bases(name).some((base) => defined.includes(base))),
+      unique(named).filter((name) => !PROGRAMS.includes(name) && !bases(name).some((base) => defined.includes(base))),
     ).toEqual([]);
     expect(unique(rowsBelow('docs/DEPLOYMENT.md', 'Metrics').filter((name) => name.startsWith('udp_fanout_')))).toEqual(
       defined,
@@ -320,6 +320,7 @@ describe('the guide', () => {
         forwarded: 0,
         bytesReceived: 0,
         bytesForwarded: 0,
+        passed: new Map(),
         toSafetyNet: new Map([
           ['no_route', count],
           ['fragment', count],

@@ -63,7 +63,14 @@ describe('an error', () => {
     const world = { lost: 0, broken: false };
     const counters = (): readonly ListenerCounters[] => {
       if (world.broken) throw new Error('bpf_map_lookup_elem: ENOMEM');
-      const none = { received: 0, forwarded: 0, bytesReceived: 0, bytesForwarded: 0, toSafetyNet: new Map() };
+      const none = {
+        received: 0,
+        forwarded: 0,
+        bytesReceived: 0,
+        bytesForwarded: 0,
+        passed: new Map(),
+        toSafetyNet: new Map(),
+      };
       const dropped = new Map([['no_downstream', world.lost]]);
       return [{ listener: aListener(), mode: 'tc_ebpf', ...none, dropped, downstreams: new Map(), gone: new Map() }];
     };

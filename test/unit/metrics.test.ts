@@ -16,6 +16,7 @@ function counted(listener: Listener): ListenerCounters {
     listener,
     mode: 'tc_ebpf',
     ...numbers,
+    passed: new Map(),
     toSafetyNet: new Map(),
     dropped,
     downstreams,

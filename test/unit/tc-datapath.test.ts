@@ -53,6 +53,8 @@ function rig(bpf = new FakeBpf()) {
     log,
     objectPath: OBJECT,
     filters: bpf.filters,
+    links: () => [ETH0, ETH1],
+    leaseSecs: 300,
     egressLookup: () => ({ needed: () => false, find: () => void asked.ways++ }),
     ways: () => () => undefined,
     openSafetyNet: () => ({ refresh: () => {}, remove: () => {}, release: () => {} }),
@@ -401,6 +403,15 @@ describe('attachments', () => {
   });
 });
 
+describe('the lease', () => {
+  test('is renewed from the start, and by each sign of life', () => {
+    const { bpf, datapath } = rig();
+    expect(bpf.renewals).toBe(1);
+    datapath.beat();
+    expect(bpf.renewals).toBe(2);
+  });
+});
+
 describe('the end', () => {
   test('removed: nothing of ours stays, nothing is open', () => {
     const { apply, bpf, datapath } = rig();
@@ -424,6 +435,101 @@ describe('the end', () => {
       ),
     ).toEqual(['10.0.1.10:9000']);
     expect(bpf.descriptors).toEqual([]);
+  });
+});
+
+describe('an agent before this one', () => {
+  const went = (log: ReturnType<typeof aLog>) =>
+    log.lines.filter((line) => /going on where|is replaced/.test(line)).map((line) => line.replace(/^INFO /, ''));
+
+  test('has left what the next one goes on with: tables, counters, attachments; no datagram notices', () => {
+    const one = rig();
+    one.apply(plan(first, '10.0.1.10', '10.0.1.11'), plan(second, '10.0.1.12'));
+    one.view.forwards(0, 3, { slot: 1 });
+    one.apply(plan(first, '10.0.1.11'), plan(second, '10.0.1.12'));
+    one.view.forwards(0, 2);
+    const before = one.counters('listener-0')!;
+    one.datapath.release();
+    const next = rig(one.bpf);
+    expect(went(next.log)).toEqual(['going on where an agent before this one has stopped listeners=2']);
+    // Nobody knows its downstreams yet.
+    const seen = next.seen(
+      () => `${one.view.meets(TO)} ${one.view.meets({ ...TO, port: 9001 })}`,
+      () => next.apply({ listener: first }, plan(second, '10.0.1.12')),
+    );
+    expect(seen).toEqual(['10.0.1.11:9000 10.0.1.12:9000']);
+    expect(next.bpf.filters(2)).toHaveLength(1);
+    expect(next.counters('listener-0')).toEqual(before);
+    expect([...next.datapath.left(first, 4)!]).toEqual(['10.0.1.11:9000']);
+    next.apply(plan(first, '10.0.1.10', '10.0.1.11'), plan(second, '10.0.1.12'));
+    expect(next.datapath.left(first, 4)).toBeUndefined();
+    const { downstreams, gone } = next.counters('listener-0')!;
+    expect([...downstreams, ...gone]).toEqual([
+      ['10.0.1.10:9000', 0],
+      ['10.0.1.11:9000', 5],
+    ]);
+    next.datapath.remove();
+    expect([next.bpf.filters(2), next.bpf.descriptors]).toEqual([[], []]);
+  });
+
+  test('has left listeners and interfaces that the config does not name any more: they go', () => {
+    const one = rig();
+    one.apply({ ...plan(first, '10.0.1.10'), on: [ETH0, ETH1] }, plan(second, '10.0.1.12'));
+    one.datapath.release();
+    const next = rig(one.bpf);
+    next.apply(plan(second, '10.0.1.12'));
+    expect([one.view.meets(TO), one.view.meets(TO, 3), one.view.meets({ ...TO, port: 9001 })]).toEqual([
+      'untouched',
+      'untouched',
+      '10.0.1.12:9000',
+    ]);
+    expect(next.bpf.filters(3)).toEqual([]);
+    expect(next.datapath.counters()).toHaveLength(1);
+  });
+
+  test('counts what went to downstreams that are gone, once and for all', () => {
+    const one = rig();
+    one.apply(plan(first, '10.0.1.10', '10.0.1.11'));
+    one.view.forwards(0, 7);
+    one.apply(plan(first, '10.0.1.11'));
+    one.datapath.release();
+    const next = rig(one.bpf);
+    next.apply(plan(first, '10.0.1.11'));
+    const { forwarded, downstreams, gone } = next.counters('listener-0')!;
+    expect([forwarded, ...downstreams, ...gone]).toEqual([7, ['10.0.1.11:9000', 0], ['other', 7]]);
+  });
+
+  test.each([
+    [
+      'that may not be looked up',
+      (bpf: FakeBpf) => bpf.fail('programFdById', EPERM),
+      /the capability SYS_ADMIN is missing$/,
+    ],
+    [
+      'whose maps cannot be taken',
+      (bpf: FakeBpf) => bpf.fail('mapReuse', EPERM, 1),
+      /bpf_map__reuse_fd of \w+: EPERM$/,
+    ],
+  ])('%s is replaced, and all begins anew', (_, spoil, why) => {
+    const one = rig();
+    one.apply(plan(first, '10.0.1.10'));
+    one.view.forwards(0, 7);
+    one.datapath.release();
+    spoil(one.bpf);
+    const next = rig(one.bpf);
+    expect(went(next.log)).toEqual([expect.stringMatching(why)]);
+    next.apply(plan(first, '10.0.1.11'));
+    expect([next.bpf.filters(2).length, next.counters('listener-0')!.forwarded]).toEqual([1, 0]);
+    expect(next.view.meets(TO)).toBe('10.0.1.11:9000');
+  });
+
+  test('of another version is replaced, and all begins anew', () => {
+    const bpf = new FakeBpf();
+    bpf.addFilter(2, { bpfName: 'udp_fanout:[5]', bpfId: bpf.leftProgram({ abi: 3 }) });
+    const next = rig(bpf);
+    expect(went(next.log)).toEqual([expect.stringMatching(/: it is of version 3, this agent has version \d+$/)]);
+    next.apply(plan(first, '10.0.1.10'));
+    expect([next.bpf.filters(2).length, next.view.meets(TO)]).toEqual([1, '10.0.1.10:9000']);
   });
 });
 

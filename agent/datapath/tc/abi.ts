@@ -8,12 +8,20 @@ import {
   type Family,
   type IpAddress,
   ipBytes,
+  ipText,
   isLoopback,
   isWildcard,
   type SocketAddress,
 } from '../../address.ts';
 
-export const ABI = 3;
+export const ABI = 4;
+
+/** The programs of the object: on an interface's ingress. */
+export const PROGRAM = 'udp_fanout';
+/** On the way out of `lo`. */
+export const OUT_PROGRAM = 'udp_fanout_out';
+/** Attached nowhere: the agent runs it as a sign of life. */
+export const RENEW_PROGRAM = 'udp_fanout_renew';
 
 export const CONSTANTS = {
   MAX_LISTENERS: 256,
@@ -25,6 +33,7 @@ export const CONSTANTS = {
   SAFETY_NET_BYTES: 4 << 20,
   COUNTERS_A_CELL: 4,
   KEPT_A_CELL: 256,
+  LISTENER_NOTE_BYTES: 1024,
   ADDRESS_LOCAL: 1,
   ADDRESS_BOUND: 2,
   PORT_SPECIFIC: 1,
@@ -53,9 +62,10 @@ export const LAYOUT = {
     previous: 20,
     kept: 24,
   },
+  lease: { size: 16, until: 0, term: 8 },
   handed: { size: 56, slot: 0, listener: 32, verdict: 36, ifindex: 40, len: 44, segment: 48 },
   stats: {
-    size: 248,
+    size: 256,
     pkts_received: 0,
     pkts_forwarded: 8,
     pkts_to_safety_net: 16,
@@ -63,11 +73,13 @@ export const LAYOUT = {
     bytes_received: 32,
     bytes_forwarded: 40,
     forwarded: 48,
-    next_slot: 240,
+    next_slot: 248,
   },
 } as const;
 
-export type Fate = 'FORWARDED' | 'HANDED' | 'DROPPED';
+const CELL = LAYOUT.slot.size;
+
+export type Fate = 'FORWARDED' | 'HANDED' | 'DROPPED' | 'PASSED';
 
 /** enum verdict in its order: the name in metrics, the fate of the datagram, what it means. */
 export const VERDICTS: readonly { readonly name: string; readonly fate: Fate; readonly meaning: string }[] = [
@@ -99,6 +111,7 @@ export const VERDICTS: readonly { readonly name: string; readonly fate: Fate; re
   { name: 'rewrite_failed', fate: 'DROPPED', meaning: 'the packet could not be rewritten (out of memory)' },
   { name: 'redirect_failed', fate: 'DROPPED', meaning: 'the kernel refused the redirect' },
   { name: 'safety_net_full', fate: 'DROPPED', meaning: 'the safety net had no room left for it' },
+  { name: 'lease_expired', fate: 'PASSED', meaning: 'left to the stack: no agent has renewed the lease' },
 ];
 
 /** How a slot's downstream is reached: enum next_hop, and the way out that is used where forwarding is off. */
@@ -167,20 +180,24 @@ export interface Lineage {
   readonly kept: readonly boolean[];
 }
 
-/** The first cells of a table's parts behind the slots, how many cells of counters a CPU has, how many cells it has in all. */
-export function tableCells(slots: number, { kept }: Lineage, cpus: number) {
+/**
+ * The first cells of a table's parts behind the slots (`own`: the agent's row of counters), how many cells of counters a
+ * row has, how many cells there are in all.
+ */
+export function tableCells(slots: number, { kept }: Pick<Lineage, 'kept'>, cpus: number) {
   const counters = 1 + slots + Math.ceil(kept.length / CONSTANTS.KEPT_A_CELL);
-  const perCpu = Math.ceil(slots / CONSTANTS.COUNTERS_A_CELL);
-  return { kept: 1 + slots, counters, perCpu, cells: counters + perCpu * cpus };
+  const row = Math.ceil(slots / CONSTANTS.COUNTERS_A_CELL);
+  const own = counters + row * cpus;
+  return { kept: 1 + slots, counters, row, own, cells: own + row };
 }
 
 /** The head, the slots and the bits of a table as the map's first cells; the counters behind them start at 0. */
 export function encodeTable(slots: readonly Slot[], lineage: Lineage, cpus: number): Uint8Array {
-  const { kept, counters, perCpu } = tableCells(slots.length, lineage, cpus);
+  const { kept, counters, row } = tableCells(slots.length, lineage, cpus);
   const bytes = new Uint8Array(counters * LAYOUT.slot.size);
   const data = view(bytes);
   const { generation, since, previous } = lineage;
-  const head = { slots: slots.length, counters, counters_a_cpu: perCpu, generation, since, previous, kept };
+  const head = { slots: slots.length, counters, counters_a_cpu: row, generation, since, previous, kept };
   for (const [field, value] of Object.entries(head)) {
     data.setUint32(LAYOUT.table_head[field as keyof typeof head], value, true);
   }
@@ -196,6 +213,40 @@ export function encodeTable(slots: readonly Slot[], lineage: Lineage, cpus: numb
   for (const [bit, is] of lineage.kept.entries())
     if (is) bytes[kept * LAYOUT.slot.size + (bit >> 3)]! |= 1 << (bit & 7);
   return bytes;
+}
+
+/** What encodeTable made, read again: the cells up to the counters of a table that somebody else has made. */
+export function decodeTable(family: Family, bytes: Uint8Array): { slots: readonly Slot[]; lineage: Lineage } {
+  const data = view(bytes);
+  const head = (field: Exclude<keyof typeof LAYOUT.table_head, 'size'>) =>
+    data.getUint32(LAYOUT.table_head[field], true);
+  const slots = Array.from({ length: head('slots') }, (_, index) => decodeSlot(family, bytes, (1 + index) * CELL));
+  const bits = (head('counters') - head('kept')) * CONSTANTS.KEPT_A_CELL;
+  const kept = Array.from(
+    { length: bits },
+    (_, bit) => ((bytes[head('kept') * CELL + (bit >> 3)]! >> (bit & 7)) & 1) === 1,
+  );
+  const [generation, since, previous] = [head('generation'), head('since'), head('previous')];
+  return { slots, lineage: { generation, since, previous, kept } };
+}
+
+/** Cells of the head, the slots and the bits of a table by its head: what decodeTable wants. */
+export function cellsBeforeCounters(head: Uint8Array): number {
+  return view(head).getUint32(LAYOUT.table_head.counters, true);
+}
+
+function decodeSlot(family: Family, bytes: Uint8Array, at: number): Slot {
+  const data = view(bytes);
+  const { addr, port, hop, ifindex, mtu } = LAYOUT.slot;
+  const ip = ipText(bytes.subarray(at + addr, at + addr + (family === 4 ? 4 : 16)));
+  const egress = { ifindex: data.getUint32(at + ifindex, true), mtu: data.getUint32(at + mtu, true) };
+  return {
+    address: { family, ip, port: data.getUint16(at + port, false) },
+    hop: {
+      local: data.getUint16(at + hop, true) === CONSTANTS.NEXT_HOP_LOCAL,
+      egress: egress.ifindex === 0 ? undefined : egress,
+    },
+  };
 }
 
 function hopCode({ ip }: SocketAddress, { local }: NextHop): number {

@@ -49,6 +49,22 @@ export class BpfMap implements MapShape {
     return true;
   }
 
+  /** Its entries, of a map that has one value a key. Throws SystemError. */
+  *pairs(): Generator<readonly [key: Uint8Array, value: Uint8Array]> {
+    for (let key = this.#keyAfter(null); key; key = this.#keyAfter(key)) {
+      const value = new Uint8Array(this.valueSize);
+      if (this.get(key, value)) yield [key, value];
+    }
+  }
+
+  #keyAfter(key: Uint8Array | null): Uint8Array | undefined {
+    const next = new Uint8Array(this.keySize);
+    const result = this.#bpf.mapNextKey(this.fd, key, next);
+    if (result === -ENOENT) return undefined;
+    check(`bpf_map_get_next_key of ${this.name}`, result);
+    return next;
+  }
+
   /** Removes a key; one that is not there is as good as removed. */
   remove(key: Uint8Array): void {
     const result = this.#bpf.mapDelete(this.fd, key);

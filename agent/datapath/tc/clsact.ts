@@ -5,9 +5,9 @@ import * as libbpf from '../../ffi/libbpf.ts';
 import type { Filter, Side } from '../../netlink/filter.ts';
 import type { Host } from '../../netlink/host.ts';
 import type { Interface } from '../datapath.ts';
+import { OUT_PROGRAM, PROGRAM } from './abi.ts';
 import type { Attachment, Program } from './attachment.ts';
 import type { Bpf } from './bpf.ts';
-import { OUT_PROGRAM, PROGRAM } from './object.ts';
 
 const { EEXIST, ENOENT, EINVAL, ENODEV } = constants.errno;
 
@@ -51,14 +51,19 @@ export function hasPredecessor(program: Program, ifindex: number, list: ListFilt
 
 /** Removes every filter of ours from this host; the names of the interfaces that had one. Throws SystemError. */
 export function detachAll(host: Pick<Host, 'links' | 'filters'>): string[] {
+  const list: ListFilters = (ifindex, side) => host.filters(ifindex, side);
   const had = host.links().filter(({ index }) => {
-    const ours = (['ingress', 'egress'] as const).flatMap((side) =>
-      host.filters(index, side).flatMap((filter) => (isOurs(filter) ? [{ side, filter }] : [])),
-    );
-    for (const { side, filter } of ours) remove(libbpf, index, side, filter);
-    return ours.length > 0;
+    const sides = (['ingress', 'egress'] as const).map((side) => detachOurs(index, side, list));
+    return sides.includes(true);
   });
   return had.map(({ name }) => name);
+}
+
+/** Removes our filters from one side of an interface, whoever attached them; true if there were any. Throws SystemError. */
+export function detachOurs(ifindex: number, side: Side, list: ListFilters, bpf: Bpf = libbpf): boolean {
+  const ours = list(ifindex, side).filter(isOurs);
+  for (const filter of ours) remove(bpf, ifindex, side, filter);
+  return ours.length > 0;
 }
 
 class ClsactFilter implements Attachment {

@@ -1,5 +1,5 @@
 /** STATS read for people: per-CPU counters summed, by the names of bpf/udp_fanout.h. */
-import { encodeU32, LAYOUT, VERDICTS } from './abi.ts';
+import { encodeU32, type Fate, LAYOUT, VERDICTS } from './abi.ts';
 import type { BpfMap } from './bpf.ts';
 
 const WORDS = LAYOUT.stats.size / 8;
@@ -12,6 +12,7 @@ export interface Totals {
   readonly bytesForwarded: number;
   readonly toSafetyNet: ReadonlyMap<string, number>;
   readonly dropped: ReadonlyMap<string, number>;
+  readonly passed: ReadonlyMap<string, number>;
 }
 
 export function readTotals(stats: BpfMap, row: number, cpus: number): Totals {
@@ -24,7 +25,7 @@ export function readTotals(stats: BpfMap, row: number, cpus: number): Totals {
     return total;
   };
   const verdict = (index: number) => sum(LAYOUT.stats.forwarded + index * 8);
-  const by = (fate: string) =>
+  const by = (fate: Fate) =>
     new Map(VERDICTS.flatMap(({ name, fate: is }, index) => (is === fate ? [[name, verdict(index)] as const] : [])));
   return {
     received: sum(LAYOUT.stats.pkts_received),
@@ -33,6 +34,7 @@ export function readTotals(stats: BpfMap, row: number, cpus: number): Totals {
     bytesForwarded: sum(LAYOUT.stats.bytes_forwarded),
     toSafetyNet: by('HANDED'),
     dropped: by('DROPPED'),
+    passed: by('PASSED'),
   };
 }
 

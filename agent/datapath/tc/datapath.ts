@@ -3,30 +3,42 @@
  * before the binds that lead to them, binds before the ports that open them, all of it before an attachment; and
  * removals the other way round. So no datagram meets a listener that is half there.
  */
+
+import type { Family } from '../../address.ts';
 import { now as clockNow, setTimer } from '../../clock.ts';
 import * as libbpf from '../../ffi/libbpf.ts';
 import type { Log } from '../../log.ts';
 import { LogLimiter } from '../../log-limit.ts';
-import { familiesOf } from '../../model.ts';
+import { familiesOf, type Listener } from '../../model.ts';
 import type { Blueprint, Datapath, Interface, ListenerBlueprint, ListenerCounters, Problem } from '../datapath.ts';
 import { type Attachment, attachFailure } from './attachment.ts';
 import type { Bpf } from './bpf.ts';
-import { attachClsact, hasPredecessor, type ListFilters } from './clsact.ts';
+import { attachClsact, detachOurs, hasPredecessor, type ListFilters } from './clsact.ts';
 import type { EgressLookup } from './egress.ts';
+import { readInheritance } from './inheritance.ts';
+import { Lease } from './lease.ts';
 import { KernelListener } from './listener.ts';
 import { bindKeys, wantedAddresses, wantedBinds, wantedPorts } from './matching.ts';
 import { FlagsMirror, MapMirror } from './mirror.ts';
-import { type BpfObject, loadObject } from './object.ts';
+import { type BpfObject, loadObject, loadSuccessor } from './object.ts';
+import { findPredecessor } from './predecessor.ts';
 import { KernelSafetyNet, type SafetyNetDependencies, type SafetyNetSource } from './safety-net.ts';
 import { lessenedMaps } from './sizes.ts';
 
-/** How long a dead agent's program may go on for the sake of listeners whose downstreams are not known yet. */
+/**
+ * How long a dead agent's program that we cannot go on with may serve on, for the sake of listeners whose downstreams are not
+ * known yet.
+ */
 const HANDOVER_MS = 30_000;
 
 export interface TcDependencies {
   readonly log: Log;
   readonly objectPath: string;
   readonly filters: ListFilters;
+  /** All interfaces of this host: what is ours on one that no listener names, an agent before this one has left there. */
+  readonly links: () => readonly Interface[];
+  /** Seconds that the program serves on when nobody renews the lease; 0: for ever. */
+  readonly leaseSecs: number;
   /** Ways towards downstreams, needed only where the FIB refuses because forwarding is off; asked for once a pass. */
   readonly egressLookup: (interfaces: readonly Interface[]) => EgressLookup;
   /** Ways to addresses, for what the program cannot send itself. */
@@ -39,15 +51,42 @@ export interface TcDependencies {
 
 type SafetyNet = Pick<KernelSafetyNet, 'refresh' | 'remove' | 'release'>;
 
-/** Loads the program; attaches nothing yet. An error says in one line why there is no kernel path here. */
-export function openTcDatapath(dependencies: TcDependencies): Datapath {
+/**
+ * Loads the program, with the maps of an agent before this one where there are any; attaches nothing yet. An error says in
+ * one line why there is no kernel path here.
+ */
+export function openTcDatapath(dependencies: TcDependencies): KernelDatapath {
   const { log, objectPath, bpf } = dependencies;
-  const object = loadObject(objectPath, bpf);
+  const object = succeed(dependencies) ?? loadObject(objectPath, bpf);
   if (object.lessened) log.warn(lessenedMaps(object.sizes));
   return new TcDatapath(dependencies, object);
 }
 
-class TcDatapath implements Datapath {
+function succeed({ log, objectPath, links, filters, bpf = libbpf }: TcDependencies): BpfObject | undefined {
+  const found = findPredecessor(links(), filters, bpf);
+  if (!found) return undefined;
+  try {
+    if ('obstacle' in found) throw new Error(found.obstacle);
+    return loadSuccessor(objectPath, found.left, bpf);
+  } catch (error) {
+    const what = 'the program that an agent before this one has left is replaced, its counters and tables are not kept';
+    log.info(`${what}: ${(error as Error).message}`);
+    return undefined;
+  } finally {
+    if ('left' in found) found.left.close();
+  }
+}
+
+/** What the kernel path tells of itself beside what every datapath does. */
+export interface KernelDatapath extends Datapath {
+  /**
+   * The downstreams that an agent before this one has left to a listener, as formatAddress writes them; undefined where
+   * there are none, and as soon as the listener has a table of ours.
+   */
+  left(listener: Listener, family: Family): ReadonlySet<string> | undefined;
+}
+
+class TcDatapath implements KernelDatapath {
   readonly mode = 'tc_ebpf';
   readonly #deps: TcDependencies;
   readonly #bpf: Bpf;
@@ -64,6 +103,8 @@ class TcDatapath implements Datapath {
   readonly #handoverUntil: number;
   readonly #alerts: LogLimiter;
   readonly #safetyNet: SafetyNet;
+  readonly #lease: Lease;
+  #isSwept = false;
 
   constructor(dependencies: TcDependencies, object: BpfObject) {
     const { bpf = libbpf, now = clockNow } = dependencies;
@@ -74,6 +115,8 @@ class TcDatapath implements Datapath {
     this.#addresses = new MapMirror(object.addresses);
     this.#binds = new MapMirror(object.binds);
     this.#ports = new FlagsMirror(object.ports);
+    if (object.adopted) this.#adopt();
+    this.#lease = new Lease(object, dependencies.leaseSecs, bpf);
     this.#handoverUntil = now() + HANDOVER_MS;
     const { log, filters, ways } = dependencies;
     const { openSafetyNet = (...args) => new KernelSafetyNet(...args) } = dependencies;
@@ -94,7 +137,20 @@ class TcDatapath implements Datapath {
   }
 
   counters(): readonly ListenerCounters[] {
-    return [...this.#listeners.values()].map((one) => ({ ...one.counters(), mode: this.mode }));
+    return [...this.#listeners.values()].flatMap((one) => {
+      const counters = one.counters();
+      return counters ? [{ ...counters, mode: this.mode }] : [];
+    });
+  }
+
+  left({ name }: Listener, family: Family): ReadonlySet<string> | undefined {
+    return this.#listeners.get(name)?.left(family);
+  }
+
+  /** Renews the lease, and has the maps know all that is known here. */
+  beat(): void {
+    this.#lease.renew();
+    for (const one of this.#listeners.values()) one.keep();
   }
 
   remove(): void {
@@ -106,6 +162,7 @@ class TcDatapath implements Datapath {
   release(): void {
     for (const attachment of this.#attachments.values()) attachment.release();
     this.#safetyNet.release();
+    this.beat();
     this.#close();
   }
 
@@ -113,6 +170,16 @@ class TcDatapath implements Datapath {
     this.#alerts.close();
     for (const one of this.#listeners.values()) one.release();
     this.#object.close();
+  }
+
+  /** Goes on with what is in the maps; a listener that cannot be read begins anew when its blueprint comes. */
+  #adopt(): void {
+    for (const map of [this.#addresses, this.#binds, this.#ports]) map.adopt();
+    for (const left of readInheritance(this.#object, this.#bpf)) {
+      this.#listeners.set(left.name, KernelListener.adopt(this.#object, left, this.#bpf));
+    }
+    const names = [...this.#listeners.keys()];
+    this.#deps.log.info('going on where an agent before this one has stopped', { listeners: names.length });
   }
 
   #make(blueprint: Blueprint): readonly Problem[] {
@@ -166,12 +233,12 @@ class TcDatapath implements Datapath {
   }
 
   /** Gives it the lowest row that is free. */
-  #admit(listener: KernelListener['listener']): KernelListener {
+  #admit(listener: Listener): KernelListener {
     const taken = new Set([...this.#listeners.values()].map(({ row }) => row));
     let row = 0;
     while (taken.has(row)) row++;
     if (row >= this.#object.sizes.STATS) throw new Error(`there is room for ${row} listeners`);
-    const one = new KernelListener(this.#object, row, listener, this.#bpf);
+    const one = KernelListener.open(this.#object, row, listener, this.#bpf);
     this.#listeners.set(listener.name, one);
     return one;
   }
@@ -219,13 +286,30 @@ class TcDatapath implements Datapath {
       this.#attachments.delete(index);
     }
     for (const link of wanted.values()) this.#attach(link, waiting.has(link.index), problems);
+    if (!this.#isSwept) this.#sweep(new Set([...wanted.keys(), ...waiting.keys()]));
+  }
+
+  /** Takes off what an agent before this one has left on interfaces that no listener names any more. */
+  #sweep(named: ReadonlySet<number>): void {
+    const { log, links, filters } = this.#deps;
+    for (const { index, name } of links()) {
+      if (named.has(index)) continue;
+      try {
+        if (detachOurs(index, 'ingress', filters, this.#bpf)) {
+          log.info('detached the program that an agent before this one has left', { interface: name });
+        }
+      } catch (error) {
+        log.warn('failed to detach TC eBPF program', { interface: name, error: (error as Error).message });
+      }
+    }
+    this.#isSwept = true;
   }
 
   #attach(link: Interface, waits: boolean, problems: Problem[]): void {
     const { log, filters } = this.#deps;
     try {
       if (this.#attachments.get(link.index)?.holds()) return;
-      if (waits && this.#predecessorServes(link)) return;
+      if (waits && !this.#object.adopted && this.#predecessorServes(link)) return;
       this.#attachments.set(link.index, attachClsact(this.#object.program, link, filters, this.#bpf));
       log.info('attached TC eBPF program to ingress', { interface: link.name });
     } catch (error) {

@@ -3,39 +3,78 @@ import { type Family, formatAddress, type SocketAddress } from '../../address.ts
 import { familiesOf, type Listener, type SlotTable } from '../../model.ts';
 import type { ListenerCounters } from '../datapath.ts';
 import { RetiredCounts } from '../retired-counts.ts';
-import { encodeU32, type NextHop, tableIndex } from './abi.ts';
+import { encodeU32, type NextHop, type Slot, tableIndex } from './abi.ts';
 import type { Bpf } from './bpf.ts';
 import { openRow, readTotals } from './counters.ts';
 import type { EgressLookup } from './egress.ts';
 import type { HandedListener } from './handed/handed-packets.ts';
 import { HandedTally } from './handed/tally.ts';
+import { encodeNote, type Left } from './inheritance.ts';
 import type { BpfObject } from './object.ts';
-import { KernelTable } from './table.ts';
+import { type Counts, KernelTable, sum } from './table.ts';
+
+type Maps = Pick<BpfObject, 'stats' | 'tables' | 'listeners'>;
 
 export class KernelListener implements HandedListener {
   /** Its key in STATS, and what its tables' places follow from. */
   readonly row: number;
-  /** As the last blueprint has it. */
-  listener: Listener;
+  /** As the last blueprint has it; undefined for one that an agent before this one had, until there is a blueprint. */
+  #listener: Listener | undefined;
   readonly #bpf: Bpf;
-  readonly #maps: Pick<BpfObject, 'stats' | 'tables'>;
+  readonly #maps: Maps;
   readonly #tables = new Map<Family, KernelTable>();
+  /** The families whose tables an agent before this one has made. */
+  readonly #left = new Set<Family>();
   readonly #retired = new RetiredCounts();
-  readonly #handed = new HandedTally();
+  readonly #handed: HandedTally;
+  readonly #name: string;
+  /** What LISTENERS has of it. */
+  #note = '';
   #turn = 0;
 
-  /** Starts at zero, whoever had the row before. Throws SystemError. */
-  constructor(maps: Pick<BpfObject, 'stats' | 'tables'>, row: number, listener: Listener, bpf: Bpf) {
+  private constructor(maps: Maps, row: number, name: string, bpf: Bpf, handed: HandedTally) {
     this.row = row;
-    this.listener = listener;
+    this.#name = name;
     this.#bpf = bpf;
     this.#maps = maps;
+    this.#handed = handed;
+  }
+
+  /** Starts at zero, whoever had the row before. Throws SystemError. */
+  static open(maps: Maps, row: number, listener: Listener, bpf: Bpf): KernelListener {
+    const one = new KernelListener(maps, row, listener.name, bpf, new HandedTally());
+    one.#listener = listener;
     openRow(maps.stats, row, bpf.possibleCpus());
+    one.keep();
+    return one;
+  }
+
+  /** Goes on with the row, the tables and the counters that an agent before this one has left. Throws SystemError. */
+  static adopt(maps: Maps, { row, name, handed, gone, tables }: Left, bpf: Bpf): KernelListener {
+    const one = new KernelListener(maps, row, name, bpf, new HandedTally(handed));
+    for (const { family, fd } of tables) {
+      one.#tables.set(family, KernelTable.adopt(bpf, fd, family));
+      one.#left.add(family);
+    }
+    one.#retired.addOthers(gone);
+    one.keep();
+    return one;
+  }
+
+  /** From now on it is this one, which has the same name. */
+  set listener(listener: Listener) {
+    this.#listener = listener;
   }
 
   /** It has all its tables, so its bind may lead to them. */
   get isReady(): boolean {
-    return familiesOf(this.listener).every((family) => this.#tables.has(family));
+    return this.#families().every((family) => this.#tables.has(family));
+  }
+
+  /** The downstreams of a table that is still that of an agent before this one. */
+  left(family: Family): ReadonlySet<string> | undefined {
+    const table = this.#tables.get(family);
+    return table && this.#left.has(family) ? table.downstreams : undefined;
   }
 
   /**
@@ -44,6 +83,7 @@ export class KernelListener implements HandedListener {
    */
   applyTable({ family, slots, version }: SlotTable, local: ReadonlySet<string>, egress: EgressLookup): boolean {
     const old = this.#tables.get(family);
+    this.#left.delete(family);
     // A way out may change without a word, so where one is needed nothing is taken as known.
     const basis = egress.needed(family) ? undefined : { version, local };
     if (old && basis && old.basis?.version === version && old.basis.local === local) return false;
@@ -54,22 +94,32 @@ export class KernelListener implements HandedListener {
       old.basis = basis;
       return false;
     }
-    const table = new KernelTable(this.#bpf, wanted, old);
+    const present = new Set(wanted.map(({ address }) => formatAddress(address)));
+    const back = this.#retired.take((key) => present.has(key));
+    const table = this.#swap(family, wanted, old, back);
+    table.basis = basis;
+    if (old) this.#retire(old, table, back);
+    this.keep();
+    return true;
+  }
+
+  #swap(family: Family, slots: readonly Slot[], old: KernelTable | undefined, back: Counts): KernelTable {
+    let table: KernelTable | undefined;
     try {
+      table = KernelTable.make(this.#bpf, slots, old, back);
       this.#maps.tables.put(this.#place(family), encodeU32(table.fd));
+      this.#tables.set(family, table);
+      return table;
     } catch (error) {
-      table.close();
+      table?.close();
+      this.#retired.add(back, () => false);
       throw error;
     }
-    table.basis = basis;
-    this.#tables.set(family, table);
-    if (old) this.#retire(old);
-    return true;
   }
 
   /** Gives up the tables of families that the bind does not take any more. */
   shrink(): void {
-    this.#drop((family) => !familiesOf(this.listener).includes(family));
+    this.#drop((family) => !this.#families().includes(family));
   }
 
   /**
@@ -78,7 +128,17 @@ export class KernelListener implements HandedListener {
    */
   remove(): void {
     this.#drop(() => true);
+    this.#maps.listeners.remove(encodeU32(this.row));
     this.#maps.stats.remove(encodeU32(this.row));
+  }
+
+  /** Has the maps know what is counted here, for an agent after this one. Throws SystemError. */
+  keep(): void {
+    for (const table of this.#tables.values()) table.keep();
+    const note = JSON.stringify({ name: this.#name, handed: this.#handed.counts, gone: this.#retired.total });
+    if (note === this.#note) return;
+    this.#maps.listeners.put(encodeU32(this.row), encodeNote(note));
+    this.#note = note;
   }
 
   /** Lets go of the tables, which TABLES keeps. */
@@ -87,15 +147,16 @@ export class KernelListener implements HandedListener {
     this.#tables.clear();
   }
 
-  counters(): Omit<ListenerCounters, 'mode'> {
+  /** What was read is kept: no agent after this one tells less. Undefined until a blueprint has named the listener. */
+  counters(): Omit<ListenerCounters, 'mode'> | undefined {
+    if (!this.#listener) return undefined;
+    this.keep();
     const totals = this.#handed.addTo(readTotals(this.#maps.stats, this.row, this.#bpf.possibleCpus()));
-    // No downstream is in the tables of both families.
-    const live = new Map([...this.#tables.values()].flatMap((table) => [...table.counters()]));
-    return { listener: this.listener, ...totals, ...this.#retired.with(live) };
+    return { listener: this.#listener, ...totals, ...this.#retired.with(this.#live()) };
   }
 
   get reportsMtu(): boolean {
-    return this.listener.pmtu === 'report';
+    return this.#listener?.pmtu === 'report';
   }
 
   has(downstream: SocketAddress): boolean {
@@ -109,7 +170,9 @@ export class KernelListener implements HandedListener {
 
   forwarded(downstream: string, datagrams: number, bytes: number): void {
     this.#handed.forwarded(datagrams, bytes);
-    this.#retired.count(downstream, datagrams);
+    const table = [...this.#tables.values()].find((one) => one.has(downstream));
+    if (table) table.count(downstream, datagrams);
+    else this.#retired.count(downstream, datagrams);
   }
 
   dropped(reason: string): void {
@@ -118,6 +181,15 @@ export class KernelListener implements HandedListener {
 
   lost(reason: string): void {
     this.#handed.lost(reason);
+  }
+
+  #families(): readonly Family[] {
+    return this.#listener ? familiesOf(this.#listener) : [...this.#tables.keys()];
+  }
+
+  /** No downstream is in the tables of both families. */
+  #live(): Map<string, number> {
+    return new Map([...this.#tables.values()].flatMap((table) => [...table.counters()]));
   }
 
   #place(family: Family): Uint8Array {
@@ -133,8 +205,11 @@ export class KernelListener implements HandedListener {
     }
   }
 
-  #retire(table: KernelTable): void {
-    this.#retired.add(table.counters(), (key) => [...this.#tables.values()].some((one) => one.has(key)));
+  #retire(table: KernelTable, next?: KernelTable, back: Counts = new Map()): void {
+    const counts = table.counters();
     table.close();
+    next?.inherit(sum(counts, back));
+    const gone = new Map([...counts].filter(([key]) => !next?.has(key)));
+    this.#retired.add(gone, (key) => [...this.#tables.values()].some((one) => one.has(key)));
   }
 }

@@ -16,6 +16,11 @@ export class MapMirror {
     this.#map = map;
   }
 
+  /** Takes what is in the map, which another agent wrote, for our own. Throws SystemError. */
+  adopt(): void {
+    for (const [key, value] of this.#map.pairs()) this.#have.set(text(key), value);
+  }
+
   has(key: Uint8Array): boolean {
     return this.#have.has(text(key));
   }
@@ -51,6 +56,11 @@ export class FlagsMirror {
   constructor(map: BpfMap) {
     this.#map = map;
     this.#have = new Uint8Array(map.valueSize);
+  }
+
+  /** Takes what is in the map for our own. Throws SystemError. */
+  adopt(): void {
+    this.#map.get(encodeU32(0), this.#have);
   }
 
   diff(wanted: readonly (readonly [at: number, flag: number])[]): Steps {

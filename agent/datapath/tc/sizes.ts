@@ -24,8 +24,8 @@ export const SIZES: readonly Sizes[] = [
     SAFETY_NET: CONSTANTS.SAFETY_NET_BYTES,
   },
   { STATS: 256, BINDS: 2048, ADDRESSES: 16384, FRAGMENTS: 4096, SAFETY_NET: 1 << 19 },
-  { STATS: 64, BINDS: 512, ADDRESSES: 4096, FRAGMENTS: 1024, SAFETY_NET: 1 << 17 },
-  { STATS: 16, BINDS: 128, ADDRESSES: 4096, FRAGMENTS: 512, SAFETY_NET: 1 << 17 },
+  { STATS: 64, BINDS: 512, ADDRESSES: 4096, FRAGMENTS: 512, SAFETY_NET: 1 << 17 },
+  { STATS: 16, BINDS: 128, ADDRESSES: 4096, FRAGMENTS: 256, SAFETY_NET: 1 << 17 },
 ];
 /** Cells of slot tables that there must be memory for beside the maps: a dozen tables of a hundred downstreams. */
 export const ROOM_FOR_TABLES = 8192;
@@ -61,16 +61,19 @@ export function chargedBytes({ STATS, BINDS, ADDRESSES, FRAGMENTS, SAFETY_NET }:
   const { address_key, bind_key, bind, fragment_key, fragment, stats } = LAYOUT;
   const ports = pages(65536) + PAGE;
   const rodata = 2 * PAGE;
+  const lease = 2 * PAGE;
   return (
     hash(ADDRESSES, address_key.size, 4) +
     hash(BINDS, bind_key.size, bind.size) +
     hash(FRAGMENTS, fragment_key.size, fragment.size) +
     hash(STATS, 4, 8 + cpus * stats.size) +
+    hash(STATS, 4, CONSTANTS.LISTENER_NOTE_BYTES) +
     pages(CONSTANTS.MAX_TABLES * 8) +
     SAFETY_NET +
     4 * PAGE +
     ports +
     rodata +
+    lease +
     BESIDE
   );
 }

@@ -74,6 +74,9 @@ class UserspaceDatapath implements Datapath {
     return [...this.#listeners.values()].map((served) => served.counters());
   }
 
+  /** Threads and sockets end with the process. */
+  beat(): void {}
+
   remove(): void {
     this.#forget([...this.#listeners.values()]);
   }

@@ -80,6 +80,7 @@ export class UserspaceListener {
       bytesReceived: totals.bytesReceived,
       bytesForwarded: totals.bytesForwarded,
       toSafetyNet: new Map(),
+      passed: new Map(),
       dropped,
       ...this.#retired.with(this.#snapshot ? countsOf(this.#snapshot) : new Map()),
       workerDeaths: this.#deaths + (this.#group?.deaths ?? 0),

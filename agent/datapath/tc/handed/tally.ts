@@ -4,12 +4,33 @@ import type { Totals } from '../counters.ts';
 /** Reasons that it has beside those of the program; of failed system calls it may have any of userspace's. */
 const REASONS = ['no_route', 'mtu_exceeded', 'martian_source'];
 
+/** What an agent after this one goes on from. */
+export interface HandedCounts {
+  readonly forwarded: number;
+  readonly bytes: number;
+  readonly lost: number;
+  readonly dropped: Readonly<Record<string, number>>;
+}
+
 export class HandedTally {
   readonly #dropped = new Map<string, number>(REASONS.map((reason) => [reason, 0]));
   #forwarded = 0;
   #bytes = 0;
   /** Those that count as forwarded already. */
   #lost = 0;
+
+  constructor(before?: HandedCounts) {
+    if (!before) return;
+    this.#forwarded = before.forwarded;
+    this.#bytes = before.bytes;
+    this.#lost = before.lost;
+    for (const [reason, count] of Object.entries(before.dropped)) this.#dropped.set(reason, count);
+  }
+
+  get counts(): HandedCounts {
+    const dropped = Object.fromEntries([...this.#dropped].filter(([, count]) => count > 0));
+    return { forwarded: this.#forwarded, bytes: this.#bytes, lost: this.#lost, dropped };
+  }
 
   forwarded(datagrams: number, bytes: number): void {
     this.#forwarded += datagrams;

@@ -1,0 +1,58 @@
+/** What the maps of a dead agent say of its listeners: rows by name, tables, and what its safety net had counted. */
+import { BOTH_FAMILIES, type Family } from '../../address.ts';
+import { check, SystemError } from '../../ffi/errno.ts';
+import { CONSTANTS, encodeU32, tableIndex } from './abi.ts';
+import type { Bpf } from './bpf.ts';
+import type { HandedCounts } from './handed/tally.ts';
+import type { BpfObject } from './object.ts';
+
+/** A listener that an agent has left; the descriptors of its tables are the reader's to close. */
+export interface Left {
+  readonly row: number;
+  readonly name: string;
+  readonly handed: HandedCounts;
+  /** Datagrams that went to downstreams which are in none of the tables. */
+  readonly gone: number;
+  readonly tables: readonly { readonly family: Family; readonly fd: number }[];
+}
+
+/** A value of LISTENERS: the text, and zeroes behind it. */
+export function encodeNote(note: string): Uint8Array {
+  const bytes = new Uint8Array(CONSTANTS.LISTENER_NOTE_BYTES);
+  bytes.set(new TextEncoder().encode(note).subarray(0, bytes.length - 1));
+  return bytes;
+}
+
+/** The listeners that LISTENERS names. Rows whose note cannot be read are left out. Throws SystemError. */
+export function readInheritance({ listeners, tables }: Pick<BpfObject, 'listeners' | 'tables'>, bpf: Bpf): Left[] {
+  const left: Left[] = [];
+  for (const [key, value] of listeners.pairs()) {
+    const row = new DataView(key.buffer).getUint32(0, true);
+    const note = decodeNote(value);
+    if (note)
+      left.push({ row, ...note, tables: BOTH_FAMILIES.flatMap((family) => openTable(tables.fd, row, family, bpf)) });
+  }
+  return left;
+}
+
+function decodeNote(value: Uint8Array): Pick<Left, 'name' | 'handed' | 'gone'> | undefined {
+  try {
+    return JSON.parse(new TextDecoder().decode(value.subarray(0, value.indexOf(0))));
+  } catch {
+    return undefined;
+  }
+}
+
+/** A look-up in a map of maps tells the inner map's id. */
+function openTable(tables: number, row: number, family: Family, bpf: Bpf): Left['tables'] {
+  const id = new Uint8Array(4);
+  const found = bpf.mapLookup(tables, encodeU32(tableIndex(row, family)), id);
+  if (found < 0) return [];
+  const fd = bpf.mapFdById(new DataView(id.buffer).getUint32(0, true));
+  try {
+    return [{ family, fd: check('bpf_map_get_fd_by_id of a slot table', fd) }];
+  } catch (error) {
+    if (error instanceof SystemError) return [];
+    throw error;
+  }
+}
