@@ -19,6 +19,7 @@ import { LogLimiter } from './log-limit.ts';
 import { collectStartGarbage, keepHeapSmall } from './memory.ts';
 import { openHost } from './netlink/host.ts';
 import { watchNetwork } from './netlink/watch.ts';
+import { openNodes } from './nodes.ts';
 import { watchBypass } from './observe/bypass.ts';
 import { watchDescriptors } from './observe/descriptors.ts';
 import { watchLosses } from './observe/losses.ts';
@@ -113,7 +114,8 @@ async function start(
   });
   life.onClose('health', () => health.close());
   const { timer, guard } = life.part('reconciler');
-  const reconciler = new Reconciler({ log, source, health, host, datapath, timer });
+  const nodes = openNodes(source, reachability);
+  const reconciler = new Reconciler({ log, source, health, host, datapath, nodes, timer });
   life.onClose('reconciler', () => reconciler.close());
   const trigger = guard(() => reconciler.trigger());
 

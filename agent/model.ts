@@ -85,6 +85,8 @@ export interface EndpointSet {
 export interface Downstream {
   readonly address: SocketAddress;
   readonly weight: number;
+  /** The address, of the same family, of the host that it lives on; absent where nobody knows. */
+  readonly node?: string;
 }
 
 /** The sequence of downstreams that a datapath walks for one listener and family; immutable, swapped whole. */

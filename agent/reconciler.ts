@@ -2,6 +2,7 @@
  * One loop from what is wanted to what is there. Events only trigger it; it coalesces them, builds a blueprint from the
  * config, the endpoints and the host, hands it to the datapath, and tries again what could not be done.
  */
+import { isDeepStrictEqual } from 'node:util';
 import { BoundedFrequencyRunner } from './bounded-frequency.ts';
 import { now as clockNow, setTimer, type Timer } from './clock.ts';
 import type { Blueprint, Datapath, ListenerBlueprint, Problem } from './datapath/datapath.ts';
@@ -12,6 +13,7 @@ import { LogLimiter } from './log-limit.ts';
 import { type Downstream, type EndpointSet, familiesOf, type Listener } from './model.ts';
 import { ownAddresses } from './netlink/address.ts';
 import type { Host } from './netlink/host.ts';
+import type { Nodes } from './nodes.ts';
 import { placeListener } from './placement.ts';
 import { buildTable } from './table.ts';
 
@@ -21,6 +23,8 @@ export interface ReconcilerDependencies {
   readonly health: Pick<Health, 'keep' | 'select'>;
   readonly host: Pick<Host, 'links' | 'addresses'>;
   readonly datapath: Datapath;
+  /** Where downstreams live. */
+  readonly nodes?: Nodes;
   readonly timer?: Timer;
   /** Milliseconds that only grow, as performance.now. */
   readonly now?: () => number;
@@ -29,13 +33,14 @@ export interface ReconcilerDependencies {
 /** At most 20 passes a second; one in 30 s though nothing happens, since no notice of the kernel's is promised to come. */
 const FREQUENCY = { leastMs: 50, retryMs: { first: 1000, most: 30_000 }, resyncMs: 30_000 };
 const NOTHING: Built = { tables: [] };
+const NOWHERE: Nodes = { version: '', of: () => undefined };
 
 export class Reconciler {
   readonly #deps: ReconcilerDependencies;
   readonly #alerts: LogLimiter;
   readonly #runner: BoundedFrequencyRunner;
   /** By listener's name: what was built last, and of which downstreams. */
-  readonly #built = new Map<string, Built & { readonly from: string }>();
+  readonly #built = new Map<string, Built & BuiltFrom>();
   #listeners: readonly Listener[] = [];
   #problems: ReadonlyMap<string, Problem> = new Map();
   /** Of the problems, those that are of interfaces that are not there. */
@@ -160,12 +165,16 @@ export class Reconciler {
 
   /** Built once for each version, so that a pass over many listeners costs only those that changed. */
   #tables(listener: Listener, endpoints: EndpointSet): Built {
-    const { version, downstreams } = this.#deps.health.select(listener, endpoints);
+    const { health, nodes = NOWHERE } = this.#deps;
+    const { version, downstreams } = health.select(listener, endpoints);
     const from = `${version} ${familiesOf(listener)}`;
     const known = this.#built.get(listener.name);
-    if (known?.from === from) return known;
-    const built = { ...buildTables(listener, downstreams), from };
-    this.#built.set(listener.name, built);
+    if (known?.from === from && known.nodesVersion === nodes.version) return known;
+    const nodesVersion = nodes.version;
+    const at = downstreams.map((endpoint) => nodes.of(endpoint));
+    const isSame = known?.from === from && isDeepStrictEqual(known.at, at);
+    const built = isSame ? known : buildTables(listener, placed(downstreams, at));
+    this.#built.set(listener.name, { ...built, from, nodesVersion, at });
     return built;
   }
 
@@ -186,6 +195,20 @@ export class Reconciler {
 const attachment = (link: string) => `attachment(${link})`;
 
 type Built = Pick<ListenerBlueprint, 'tables'> & { readonly problem?: Problem };
+
+/** What a table was built of: which downstreams, and where they live. */
+interface BuiltFrom {
+  readonly from: string;
+  readonly nodesVersion: string;
+  readonly at: readonly (string | undefined)[];
+}
+
+function placed(downstreams: readonly Downstream[], at: readonly (string | undefined)[]): readonly Downstream[] {
+  return downstreams.map((downstream, index) => {
+    const node = at[index];
+    return node === undefined ? downstream : { ...downstream, node };
+  });
+}
 
 /** The slot tables of a listener's downstreams; none, which leaves what is there in use, where they cannot be built. */
 function buildTables(listener: Listener, downstreams: readonly Downstream[]): Built {

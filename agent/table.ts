@@ -11,7 +11,7 @@ let version = 0;
  * that takes more than LIMITS.slotsPerTable slots or there are more than LIMITS.downstreamsPerListener downstreams.
  */
 export function buildTable(family: Family, downstreams: readonly Downstream[]): SlotTable {
-  const ours = downstreams.filter((downstream) => downstream.address.family === family);
+  const ours = apart(downstreams.filter((downstream) => downstream.address.family === family));
   if (ours.length > LIMITS.downstreamsPerListener) {
     throw new RangeError(`${ours.length} downstreams, at most ${LIMITS.downstreamsPerListener} are possible`);
   }
@@ -27,6 +27,19 @@ export function buildTable(family: Family, downstreams: readonly Downstream[]): 
   });
   placed.sort((a, b) => a.at - b.at || a.order - b.order);
   return { family, slots: placed.map(({ downstream }) => downstream), version: ++version };
+}
+
+/**
+ * Those of one node as far from each other as they can be: a node that sends cannot be given its own, and takes the next
+ * slot. Else it would take the same few for all of them, and pass over all of them at once in everybody's walk.
+ */
+function apart(downstreams: readonly Downstream[]): readonly Downstream[] {
+  const nodes = Map.groupBy(downstreams, (downstream) => downstream.node ?? downstream);
+  if (nodes.size === downstreams.length) return downstreams;
+  const placed = [...nodes.values()].flatMap((group) =>
+    group.map((downstream, k) => ({ downstream, at: (k + 0.5) / group.length })),
+  );
+  return placed.sort((a, b) => a.at - b.at).map(({ downstream }) => downstream);
 }
 
 /** What all weights share, and how many slots they make without it. */

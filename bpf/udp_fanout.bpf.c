@@ -113,10 +113,10 @@ static __always_inline bool lease_is_over(void)
 	return lease.until && bpf_jiffies64() >= lease.until;
 }
 
-/* Flags of the datagram's destination address, 0 if it concerns no listener. */
-static __always_inline __u32 address_flags(struct packet *pkt)
+/* Flags of an address of the datagram's, 0 if it concerns no listener. */
+static __always_inline __u32 address_flags(const union addr *addr, struct packet *pkt)
 {
-	struct address_key key = { .addr = pkt->daddr, .family = pkt->family };
+	struct address_key key = { .addr = *addr, .family = pkt->family };
 	__u32 *flags = bpf_map_lookup_elem(&ADDRESSES, &key);
 
 	return flags ? *flags : 0;
@@ -130,6 +130,21 @@ static __always_inline bool is_unspecified(const union addr *addr)
 static __always_inline bool is_same(const union addr *a, const union addr *b)
 {
 	return !((a->v6[0] ^ b->v6[0]) | (a->v6[1] ^ b->v6[1]) | (a->v6[2] ^ b->v6[2]) | (a->v6[3] ^ b->v6[3]));
+}
+
+/* True if the sender is the downstream or its node, whose stack would take its own address as a source for a forgery. */
+static __always_inline bool is_own_source(const struct slot *slot, const struct packet *pkt)
+{
+	const union addr *saddr = &pkt->saddr;
+	__u32 folded = saddr->v6[0] ^ saddr->v6[1] ^ saddr->v6[2] ^ saddr->v6[3];
+
+	return (slot->node && slot->node == folded) || is_same(&slot->addr, saddr);
+}
+
+/* The same of a downstream on this host: the safety net gets there with any source. */
+static __always_inline bool is_own_here(const struct slot *slot, struct packet *pkt)
+{
+	return slot->hop == NEXT_HOP_LOCAL && address_flags(&pkt->saddr, pkt) & ADDRESS_LOCAL;
 }
 
 /*
@@ -159,7 +174,7 @@ static __always_inline struct bind *find_bind(struct __sk_buff *skb, struct pack
 			return bind;
 	}
 	/* Only the node's own addresses: transit to a pod with the listener's port is somebody else's. */
-	if (!(wanted & PORT_WILDCARD) || !(address_flags(pkt) & ADDRESS_LOCAL))
+	if (!(wanted & PORT_WILDCARD) || !(address_flags(&pkt->daddr, pkt) & ADDRESS_LOCAL))
 		return NULL;
 	__builtin_memset(&key.addr, 0, sizeof(key.addr));
 	return bpf_map_lookup_elem(&BINDS, &key);
@@ -323,7 +338,7 @@ static __always_inline enum fragment_way later_way(struct fragment *first)
 static __always_inline int keep_early(struct __sk_buff *skb, struct packet *pkt)
 {
 	struct reason reason = { .verdict = VERDICT_fragment };
-	__u32 flags = address_flags(pkt);
+	__u32 flags = address_flags(&pkt->daddr, pkt);
 
 	if (!(flags & (ADDRESS_LOCAL | ADDRESS_BOUND)) || lease_is_over())
 		return TC_ACT_UNSPEC;
@@ -360,7 +375,7 @@ static __always_inline int follow(struct __sk_buff *skb, struct packet *pkt)
 	if (!first) {
 		struct fragment early = { .seen_ns = bpf_ktime_get_ns(), .way = FRAGMENT_EARLY };
 
-		if (!(address_flags(pkt) & (ADDRESS_LOCAL | ADDRESS_BOUND)))
+		if (!(address_flags(&pkt->daddr, pkt) & (ADDRESS_LOCAL | ADDRESS_BOUND)))
 			return TC_ACT_UNSPEC;
 		/* One that is known no more makes room; one that another CPU has noted meanwhile is the first. */
 		bpf_map_delete_elem(&FRAGMENTS, &key);
@@ -421,12 +436,16 @@ int udp_fanout(struct __sk_buff *skb)
 	if (is_broken(&pkt))
 		return count(stats, &pkt, pkt.fault);
 	slot = next_slot(bind, stats, &step);
-	/* A sender that is a downstream too would take its own address for a forgery: another one gets it. */
-	if (slot && is_same(&slot->addr, &pkt.saddr))
+	/* Another one gets it. Those that are of no use either are passed over by who comes next, too: a walk has one order. */
+	if (slot && is_own_source(slot, &pkt)) {
+		stats->next_slot[bind->table & 1] += slot->skip;
 		slot = next_slot(bind, stats, &step);
+	}
 	if (!slot)
 		return count(stats, &pkt, VERDICT_no_downstream);
-	verdict = pkt.fault ?: is_same(&slot->addr, &pkt.saddr) ? VERDICT_hairpin : find_way(skb, &pkt, slot, &way);
+	verdict = pkt.fault
+			  ?: is_own_source(slot, &pkt) || is_own_here(slot, &pkt) ? VERDICT_hairpin
+										  : find_way(skb, &pkt, slot, &way);
 	if (pkt.part == FIRST)
 		verdict = remember(skb, &pkt, bind, slot, &step, verdict);
 	if (fate(verdict) == HANDED) {

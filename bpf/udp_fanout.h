@@ -76,8 +76,14 @@ struct slot {
 	__u16 hop; /* enum next_hop */
 	/* The way out where the FIB refuses because forwarding is off; 0: unknown. */
 	__u32 ifindex;
-	__u32 mtu;
-	__u32 pad;
+	__u16 mtu;
+	/* Slots right behind this one that are of no more use to who cannot be given this one. */
+	__u16 skip;
+	/*
+	 * The xor of the words of the address of the host that the downstream lives on; 0: none, unknown, or this host. Of
+	 * IPv4 that is the address. Another IPv6 address that has the same one is given another slot, and no harm is done.
+	 */
+	__u32 node;
 };
 
 struct table_head {
@@ -145,7 +151,7 @@ struct fragment {
 	V(not_unicast, HANDED, "came in a broadcast or multicast frame") \
 	V(martian_source, HANDED, "a source address that may not be forwarded") \
 	V(loopback, HANDED, "the downstream is a loopback address of this host") \
-	V(hairpin, HANDED, "the sender is the downstream whose turn it was") \
+	V(hairpin, HANDED, "the sender is the downstream whose turn it was, or its node, and so are all others") \
 	V(ttl_exceeded, HANDED, "TTL or hop limit ran out here") \
 	V(mtu_exceeded, HANDED, "larger than the MTU towards the downstream") \
 	V(no_route, HANDED, "FIB: no route to the downstream") \

@@ -1,6 +1,7 @@
 /**
- * The two questions we ask of the Kubernetes API, and the only rights they need: list and watch of EndpointSlices in
- * one namespace (kubernetes.io/docs/reference/using-api/api-concepts, "Efficient detection of changes").
+ * The questions we ask of the Kubernetes API, and the only rights they need: list and watch of EndpointSlices in one
+ * namespace (kubernetes.io/docs/reference/using-api/api-concepts, "Efficient detection of changes"), and where it is
+ * given, get of the Nodes that the endpoints live on.
  */
 import type { IncomingMessage } from 'node:http';
 import type { Credentials } from './credentials.ts';
@@ -45,9 +46,17 @@ export interface SliceApi {
   watch(selection: Selection, options: WatchOptions, signal: AbortSignal): Promise<void>;
 }
 
+/** Throws ApiFailure, or the signal's reason when that aborts. */
+export interface NodeApi {
+  /** The Node object. */
+  node(name: string, signal: AbortSignal): Promise<unknown>;
+}
+
 /** v1 is there from Kubernetes 1.21 on, v1beta1 up to 1.24. */
 const VERSIONS = ['v1', 'v1beta1'] as const;
 const LARGEST_LIST = 64 << 20;
+/** etcd takes 1.5 MiB. */
+const LARGEST_NODE = 4 << 20;
 
 export function openSliceApi(credentials: Credentials): SliceApi {
   let current: (typeof VERSIONS)[number] = 'v1';
@@ -57,8 +66,7 @@ export function openSliceApi(credentials: Credentials): SliceApi {
       return await get(credentials, pathOf(version, selection, query), signal);
     } catch (error) {
       if (!(error instanceof ApiFailure)) throw error;
-      // A rotated token, client certificate or authority looks like either of these.
-      if (error.reason === 'unauthorized' || error.reason === 'unreachable') credentials.forget();
+      forgetIfRefused(credentials, error);
       if (error.reason !== 'not_found') throw error;
       const other = VERSIONS.find((one) => one !== version)!;
       // Another stream may have found out before us.
@@ -82,6 +90,26 @@ export function openSliceApi(credentials: Credentials): SliceApi {
   };
 }
 
+export function openNodeApi(credentials: Credentials): NodeApi {
+  return {
+    async node(name, signal) {
+      // Any version will do: such a question is answered from the server's memory.
+      const path = `/api/v1/nodes/${encodeURIComponent(name)}?resourceVersion=0`;
+      try {
+        return await readJson(await get(credentials, path, signal), signal, LARGEST_NODE);
+      } catch (error) {
+        if (error instanceof ApiFailure) forgetIfRefused(credentials, error);
+        throw error;
+      }
+    },
+  };
+}
+
+/** A rotated token, client certificate or authority looks like either of these. */
+function forgetIfRefused(credentials: Credentials, { reason }: ApiFailure): void {
+  if (reason === 'unauthorized' || reason === 'unreachable') credentials.forget();
+}
+
 function pathOf(version: string, { namespace, service }: Selection, query: Record<string, string>): string {
   const search = new URLSearchParams({ labelSelector: `kubernetes.io/service-name=${service}`, ...query });
   const place = encodeURIComponent(namespace);
@@ -89,14 +117,7 @@ function pathOf(version: string, { namespace, service }: Selection, query: Recor
 }
 
 async function readList(response: IncomingMessage, signal: AbortSignal): Promise<SliceList> {
-  const chunks: Buffer[] = [];
-  let length = 0;
-  await readBody(response, signal, (chunk) => {
-    length += chunk.length;
-    if (length > LARGEST_LIST) throw new ApiFailure('malformed', `a list of more than ${LARGEST_LIST} bytes`);
-    chunks.push(chunk);
-  });
-  const { items, metadata } = parsed(Buffer.concat(chunks, length).toString('utf8')) as {
+  const { items, metadata } = (await readJson(response, signal, LARGEST_LIST)) as {
     items?: unknown;
     metadata?: { resourceVersion?: unknown };
   };
@@ -105,6 +126,17 @@ async function readList(response: IncomingMessage, signal: AbortSignal): Promise
     throw new ApiFailure('malformed', 'the answer to the list is no EndpointSliceList');
   }
   return { resourceVersion, items: items ?? [] };
+}
+
+async function readJson(response: IncomingMessage, signal: AbortSignal, most: number): Promise<object> {
+  const chunks: Buffer[] = [];
+  let length = 0;
+  await readBody(response, signal, (chunk) => {
+    length += chunk.length;
+    if (length > most) throw new ApiFailure('malformed', `an answer of more than ${most} bytes`);
+    chunks.push(chunk);
+  });
+  return parsed(Buffer.concat(chunks, length).toString('utf8'));
 }
 
 async function readWatch(response: IncomingMessage, options: WatchOptions, signal: AbortSignal): Promise<void> {

@@ -1,4 +1,5 @@
 /** Where endpoints come from, whatever the kind. */
+import type { Family } from '../address.ts';
 import type { EndpointSet, Listener } from '../model.ts';
 import type { StreamStatus } from './slice-reflector.ts';
 
@@ -10,6 +11,10 @@ export interface EndpointSource {
    * ready; undefined as long as nobody knows.
    */
   endpoints(listener: Listener): EndpointSet | undefined;
+  /** The address of one family of a node that endpoints name; undefined where nobody knows. */
+  nodeAddress(name: string, family: Family): string | undefined;
+  /** Another number where `nodeAddress` may answer differently. */
+  readonly nodesVersion: number;
   /** Begins to look; `onChange` may be called at any time from then on. */
   start(onChange: () => void): void;
   status(): readonly StreamStatus[];

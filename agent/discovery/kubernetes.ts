@@ -1,24 +1,29 @@
 /** The endpoints of listeners that name a Service: one stream for each, whoever asks for it. */
 import { isDeepStrictEqual } from 'node:util';
+import type { Family } from '../address.ts';
 import { now as clockNow, setTimer, type Timer } from '../clock.ts';
 import type { Log } from '../log.ts';
 import { LogLimiter } from '../log-limit.ts';
 import type { EndpointSet, EndpointSpec, Listener } from '../model.ts';
-import { openSliceApi, type SliceApi } from './api.ts';
+import { type NodeApi, openNodeApi, openSliceApi, type SliceApi } from './api.ts';
 import { openCredentials } from './credentials.ts';
 import { type EndpointSource, endpointSet } from './endpoint-source.ts';
 import { resolveEndpoints } from './endpoints.ts';
+import { NodeAddresses } from './node-addresses.ts';
 import { type ReflectorDependencies, SliceReflector, type StreamStatus } from './slice-reflector.ts';
 
 export interface KubernetesDependencies {
   readonly log: Log;
   readonly api?: SliceApi;
+  /** Absent beside an `api`: nobody is asked for nodes. */
+  readonly nodeApi?: NodeApi;
   readonly timer?: Timer;
   readonly now?: () => number;
   readonly random?: () => number;
 }
 
 type StreamDependencies = Omit<ReflectorDependencies, 'namespace' | 'service' | 'onChange'>;
+type SourceDependencies = StreamDependencies & { readonly nodeApi: NodeApi | undefined };
 type ServiceSpec = Extract<EndpointSpec, { kind: 'kubernetes' }>;
 
 /** What a listener that names a Service is given. */
@@ -34,25 +39,32 @@ interface Follower {
 /** Asks nothing of the API server before `start`. */
 export function openKubernetesSource({
   log,
-  api = openSliceApi(openCredentials()),
+  api,
+  nodeApi,
   timer = setTimer,
   now = clockNow,
   random = Math.random,
 }: KubernetesDependencies): EndpointSource {
-  return new KubernetesSource({ log, api, timer, now, random });
+  const shared = { log, timer, now, random };
+  if (api) return new KubernetesSource({ ...shared, api, nodeApi });
+  const credentials = openCredentials();
+  return new KubernetesSource({ ...shared, api: openSliceApi(credentials), nodeApi: openNodeApi(credentials) });
 }
 
 class KubernetesSource implements EndpointSource {
   readonly #deps: StreamDependencies;
   readonly #alerts: LogLimiter;
+  readonly #nodes: NodeAddresses | undefined;
   readonly #streams = new Map<string, SliceReflector>();
   /** By listener's name. */
   readonly #followers = new Map<string, Follower>();
   #onChange: (() => void) | undefined;
 
-  constructor(dependencies: StreamDependencies) {
+  constructor({ nodeApi, ...dependencies }: SourceDependencies) {
     this.#deps = dependencies;
     this.#alerts = new LogLimiter(dependencies);
+    const onChange = () => this.#onChange?.();
+    this.#nodes = nodeApi && new NodeAddresses({ ...dependencies, api: nodeApi, onChange });
   }
 
   want(listeners: readonly Listener[]): void {
@@ -84,6 +96,14 @@ class KubernetesSource implements EndpointSource {
     return follower!.set;
   }
 
+  nodeAddress(name: string, family: Family): string | undefined {
+    return this.#nodes?.addressOf(name, family);
+  }
+
+  get nodesVersion(): number {
+    return this.#nodes?.version ?? 0;
+  }
+
   start(onChange: () => void): void {
     this.#onChange = onChange;
     for (const stream of this.#streams.values()) void stream.run();
@@ -95,6 +115,7 @@ class KubernetesSource implements EndpointSource {
 
   close(): void {
     for (const stream of this.#streams.values()) stream.close();
+    this.#nodes?.close();
     this.#alerts.close();
   }
 
@@ -112,6 +133,12 @@ class KubernetesSource implements EndpointSource {
     this.#remark(name, follower, remarks);
     follower.version = stream.version;
     follower.set = endpointSet(spec.unready === 'last_resort' ? [...endpoints, ...unready] : endpoints);
+    this.#followNodes();
+  }
+
+  #followNodes(): void {
+    const all = [...this.#followers.values()].flatMap(({ set }) => set?.list ?? []);
+    this.#nodes?.want(new Set(all.map(({ nodeName }) => nodeName).filter((name) => name !== undefined)));
   }
 
   #remark(name: string, follower: Follower, remarks: readonly string[]): void {
@@ -126,6 +153,7 @@ class KubernetesSource implements EndpointSource {
   #forget(name: string): void {
     for (const remark of this.#followers.get(name)?.remarks ?? []) this.#alerts.forget(`${name} ${remark}`);
     this.#followers.delete(name);
+    this.#followNodes();
   }
 }
 

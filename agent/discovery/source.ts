@@ -1,5 +1,6 @@
 /** The endpoints of all listeners, each from where its config says. */
 import { isDeepStrictEqual } from 'node:util';
+import type { Family } from '../address.ts';
 import type { EndpointSet, Listener } from '../model.ts';
 import { type EndpointSource, endpointSet } from './endpoint-source.ts';
 import type { KubernetesDependencies } from './kubernetes.ts';
@@ -54,6 +55,14 @@ class Source implements LoadingSource {
     return listener.endpoints.kind === 'static'
       ? this.#fixed.get(listener.name)
       : this.#kubernetes?.endpoints(listener);
+  }
+
+  nodeAddress(name: string, family: Family): string | undefined {
+    return this.#kubernetes?.nodeAddress(name, family);
+  }
+
+  get nodesVersion(): number {
+    return this.#kubernetes?.nodesVersion ?? 0;
   }
 
   async start(onChange: () => void): Promise<void> {

@@ -13,7 +13,8 @@ import { Reachability } from './reachability.ts';
 /** RFC 863: whoever is there throws it away, or says that nobody listens. */
 const DISCARD = 9;
 
-export interface OpenedReachability extends Pick<Reachability, 'follow' | 'release' | 'lost' | 'tell'> {
+export interface OpenedReachability
+  extends Pick<Reachability, 'follow' | 'release' | 'lost' | 'tell' | 'gateway' | 'gatewaysVersion'> {
   /** By interface that leads to a downstream: packets that it, or its queue, has dropped on the way out. */
   egressDrops(): ReadonlyMap<string, number>;
   close(): void;

@@ -33,8 +33,9 @@ export interface ReachabilityListener {
 interface Target {
   readonly address: IpAddress;
   hop: Hop | undefined;
-  /** Index and MTU of the way out. */
+  /** Index and MTU of the way out, and the router on it. */
   out: string | undefined;
+  gateway: IpAddress | undefined;
   /** Why there is no hop. */
   noRoute: string | undefined;
   lost: string | undefined;
@@ -56,6 +57,7 @@ export class Reachability {
   #looks = LOOKS.most;
   #recheckedAt = 0;
   #moved = false;
+  #gatewaysVersion = 0;
 
   constructor(dependencies: ReachabilityDependencies) {
     this.#deps = dependencies;
@@ -68,12 +70,16 @@ export class Reachability {
   /** Looks at it at once, as long as there are not too many. */
   follow(address: IpAddress): void {
     if (this.#targets.has(address.ip)) return;
-    const target: Target = { address, hop: undefined, out: undefined, noRoute: undefined, lost: undefined };
+    const nothing = { hop: undefined, out: undefined, gateway: undefined, noRoute: undefined, lost: undefined };
+    const target: Target = { address, ...nothing };
+    const moved = this.#moved;
     this.#targets.set(address.ip, target);
     this.#prefixes.add(address);
     if (this.#looks < 2) this.#swept.add(target);
     else this.#look(target);
+    // Whoever begins to follow it asks by itself.
     this.#changed.delete(address.ip);
+    this.#moved = moved;
   }
 
   release(ip: string): void {
@@ -89,6 +95,17 @@ export class Reachability {
   /** Why the address cannot be reached; undefined where nothing speaks against it. */
   lost(ip: string): string | undefined {
     return this.#targets.get(ip)?.lost;
+  }
+
+  /** The router of the same family on the way to the address; undefined where there is none, or nobody knows. */
+  gateway({ ip, family }: IpAddress): string | undefined {
+    const gateway = this.#targets.get(ip)?.gateway;
+    return gateway?.family === family ? gateway.ip : undefined;
+  }
+
+  /** Another number where `gateway` may answer differently. */
+  get gatewaysVersion(): number {
+    return this.#gatewaysVersion;
   }
 
   /** The links that lead to the addresses, a bridge's port as well as the bridge. */
@@ -166,20 +183,23 @@ export class Reachability {
   #look(target: Target): void {
     this.#looks--;
     const way = this.#deps.host.way(target.address);
-    const { noRoute, out, lost } = target;
+    const { noRoute, out, lost, gateway } = target;
+    target.gateway = typeof way === 'string' ? undefined : way.gateway;
     if (typeof way === 'string') {
       this.#leaveHop(target);
       target.noRoute = way;
       target.out = undefined;
     } else {
       target.noRoute = undefined;
-      target.out = `${way.ifindex} ${way.mtu}`;
+      target.out = `${way.ifindex} ${way.mtu} ${way.gateway?.ip}`;
       if (way.local) this.#leaveHop(target);
       else this.#takeHop(target, way.ifindex, way.gateway ?? target.address);
     }
     this.#settle(target);
     const isNew = noRoute === undefined && out === undefined && lost === undefined;
-    if (!isNew && out !== target.out) this.#moved = true;
+    if (gateway?.ip !== target.gateway?.ip) this.#gatewaysVersion++;
+    // What is looked at late was taken for a host on the link till now.
+    if (out !== target.out && (!isNew || target.gateway)) this.#moved = true;
   }
 
   #takeHop(target: Target, ifindex: number, address: IpAddress): void {

@@ -4,7 +4,7 @@ import type { ApiObject, Selector } from './store.ts';
 
 export interface Route {
   readonly verb: 'list' | 'watch' | 'get' | 'create' | 'update' | 'delete';
-  readonly resource: 'endpointslices' | 'namespaces' | 'group';
+  readonly resource: 'endpointslices' | 'namespaces' | 'nodes' | 'group';
   readonly version: string;
   readonly namespace: string;
   readonly name: string;
@@ -13,6 +13,9 @@ export interface Route {
 
 const SLICES = /^\/apis\/discovery\.k8s\.io\/(\w+)\/namespaces\/([^/]+)\/endpointslices(?:\/([^/]+))?$/;
 const GROUP = '/apis/discovery.k8s.io';
+const NODES = /^\/api\/(v1)\/nodes(?:\/([^/]+))?$/;
+/** Where the store keeps what is in no namespace, and what the rights to it go by. */
+export const CLUSTER = '';
 const NAMESPACES = /^\/api\/(v1)\/namespaces(?:\/([^/]+))?$/;
 
 /** What is asked; undefined where the API has no such path. */
@@ -26,6 +29,11 @@ export function routeOf({ method = 'GET', url = '/' }: IncomingMessage): Route |
   }
   if (pathname === GROUP) {
     return { verb: 'get', resource: 'group', version: '', namespace: '', name: '', query };
+  }
+  const nodes = NODES.exec(pathname);
+  if (nodes) {
+    const [, version = '', name = ''] = nodes;
+    return { verb: verbOf(method, name, query), resource: 'nodes', version, namespace: CLUSTER, name, query };
   }
   if (!namespaces) return undefined;
   const [, version = '', name = ''] = namespaces;

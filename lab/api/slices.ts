@@ -52,3 +52,9 @@ export function anEndpoint(ip: string, { ready = true, serving = ready, terminat
 export function aTerminating(ip: string, serving = true) {
   return anEndpoint(ip, { ready: false, serving, terminating: true });
 }
+
+/** A Node with these addresses of its own. */
+export function aNode(name: string, ...ips: readonly string[]): ApiObject {
+  const addresses = [...ips.map((address) => ({ type: 'InternalIP', address })), { type: 'Hostname', address: name }];
+  return { metadata: { name }, status: { addresses } };
+}

@@ -13,6 +13,13 @@ export function status({ code, reason, message }: Refusal): object {
 export const UNAUTHORIZED: Refusal = { code: 401, reason: 'Unauthorized', message: 'Unauthorized' };
 
 export function forbidden(user: string, verb: string, namespace: string): Refusal {
+  // Of what is in no namespace we only know nodes.
+  if (namespace === '')
+    return {
+      code: 403,
+      reason: 'Forbidden',
+      message: `nodes is forbidden: User "${user}" cannot ${verb} resource "nodes" in API group "" at the cluster scope`,
+    };
   const message =
     `endpointslices.discovery.k8s.io is forbidden: User "${user}" cannot ${verb} resource "endpointslices" in API ` +
     `group "discovery.k8s.io" in the namespace "${namespace}"`;

@@ -64,6 +64,9 @@ const ROWS: readonly (readonly [row: number, promise: string, shows: () => void]
         'ServiceAccount udp-fanout/udp-fanout',
         'Role logging/udp-fanout',
         'RoleBinding logging/udp-fanout',
+        // Beside what the guide lists: what senders that are nodes take.
+        'ClusterRole udp-fanout',
+        'ClusterRoleBinding udp-fanout',
       ]),
   ],
   [

@@ -2,6 +2,8 @@
 import { globSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import type {
+  V1ClusterRole,
+  V1ClusterRoleBinding,
   V1ConfigMap,
   V1Container,
   V1DaemonSet,
@@ -29,6 +31,8 @@ interface Kinds {
   readonly Namespace: V1Namespace;
   readonly Role: V1Role;
   readonly RoleBinding: V1RoleBinding;
+  readonly ClusterRole: V1ClusterRole;
+  readonly ClusterRoleBinding: V1ClusterRoleBinding;
   readonly Service: V1Service;
   readonly ServiceAccount: V1ServiceAccount;
 }

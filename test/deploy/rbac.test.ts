@@ -1,4 +1,4 @@
-/** Who may do what: the least that discovery needs, in the namespaces that listeners name, and nothing cluster-wide. */
+/** Who may do what: the least that discovery needs, in the namespaces that listeners name; cluster-wide, only to read nodes. */
 import { globSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
@@ -39,6 +39,16 @@ describe.skipIf(!present('kubectl'))(`rights${without('kubectl')}`, () => {
       expect(roleRef).toEqual({ apiGroup: 'rbac.authorization.k8s.io', kind: 'Role', name: 'udp-fanout' });
       expect(subjects).toEqual([{ kind: 'ServiceAccount', name: metadata?.name, namespace: metadata?.namespace }]);
     }
+  });
+
+  test.each(DEPLOYMENTS)('%s gives cluster-wide the right to get nodes, and no other one', (path) => {
+    const objects = built(path);
+    expect(only(objects, 'ClusterRole').rules).toEqual([{ apiGroups: [''], resources: ['nodes'], verbs: ['get'] }]);
+    const { metadata } = only(objects, 'ServiceAccount');
+    expect(only(objects, 'ClusterRoleBinding')).toMatchObject({
+      roleRef: { kind: 'ClusterRole', name: 'udp-fanout' },
+      subjects: [{ kind: 'ServiceAccount', name: metadata?.name, namespace: metadata?.namespace }],
+    });
   });
 
   test.each(DEPLOYMENTS)('%s has a config that the agent takes, and a port for its probes', (path) => {
@@ -123,17 +133,19 @@ function withComponents(names: readonly string[], line = ''): KubernetesObject[]
   }
 }
 
-test('nothing below k8s/ is a right over the whole cluster, and no rule has a wildcard', () => {
+test('nothing below k8s/ is a right over the whole cluster but the one to read nodes, and no rule has a wildcard', () => {
   const files = globSync('k8s/**/*.yaml', { cwd: ROOT });
   const objects = files.flatMap((file) => objectsIn(readFileSync(join(ROOT, file), 'utf8')));
-  expect(objects.map(({ kind }) => kind).filter((kind) => /^Cluster/.test(kind))).toEqual([]);
+  const roles = all(objects, 'ClusterRole');
+  const wide = [{ apiGroups: [''], resources: ['nodes'], verbs: ['get'] }];
+  for (const { rules } of roles) expect(rules).toEqual(wide);
   expect(JSON.stringify(all(objects, 'Role'))).not.toContain('*');
 });
 
 test('the agent asks for no verb that the Role lacks, and for no other resource', () => {
   const api = readFileSync(join(ROOT, 'agent/discovery/api.ts'), 'utf8');
   const paths = [...api.matchAll(/`(\/apis?\/[^`]*)`/g)].map(([, path]) => path);
-  expect(paths).toEqual([expect.stringContaining('/endpointslices?')]);
+  expect(paths).toEqual([expect.stringContaining('/api/v1/nodes/'), expect.stringContaining('/endpointslices?')]);
   const http = readFileSync(join(ROOT, 'agent/discovery/http.ts'), 'utf8');
   expect(http).not.toMatch(/method: *'(?!GET)/);
 });

@@ -17,6 +17,12 @@ const twin = (net: number, host: number, port: number) => [
   addressText(ip(6, net, host), port),
 ];
 
+/** A pod of a node of the same network, in both families. */
+const onNode = (host: number, port: number, node: number) =>
+  ([4, 6] as const).map(
+    (family) => [addressText(ip(family, NET.pods, host), port), 1, ip(family, NET.pods, node)] as const,
+  );
+
 /** A wildcard bind of both families with one downstream in such a network. */
 const towards = (port: number, net: number, host = 10): Plan => ({ bind: `[::]:${port}`, to: twin(net, host, port) });
 
@@ -44,6 +50,11 @@ export const LISTENERS = {
     to: [10, 11, 12].flatMap((host) => twin(NET.pods, host, 9012).map((to) => [to, host === 10 ? 4 : 2] as const)),
   },
   many: { bind: '[::]:9013', to: Array.from({ length: MANY }, (_, at) => twin(NET.beyond, 10 + at, 9013)).flat() },
+
+  // Pods of two nodes, of which one has most; of one node alone; and of this very host.
+  nodes: { bind: '[::]:9014', to: [10, 11, 12, 12].flatMap((host, at) => onNode(host, 9014 + at, at < 3 ? 254 : 20)) },
+  onenode: { bind: '[::]:9015', to: [10, 11].flatMap((host) => onNode(host, 9015, 254)) },
+  onthis: { bind: '[::]:9016', to: onNode(10, 9016, 1) },
 
   translated: { bind: '[::]:9020', to: twin(NET.pods, 10, 514) },
   fragmented: { bind: '[::]:9021', to: [10, 11, 12].flatMap((host) => twin(NET.pods, host, 514)) },

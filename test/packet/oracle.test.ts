@@ -33,7 +33,7 @@ const OUT_OF_REACH = [
 const listeners: OracleListener[] = Object.entries(LISTENERS).map(([name, plan], id) => {
   const listener = listenerOf(id, name, plan);
   const endpoints = listener.endpoints.kind === 'static' ? listener.endpoints.list : [];
-  const walk = (family: 4 | 6) => buildTable(family, endpoints).slots.map(({ address }) => address);
+  const walk = (family: 4 | 6) => buildTable(family, endpoints).slots;
   const slots = new Map(familiesOf(listener).map((family) => [family, walk(family)]));
   return { name, bind: listener.bind, on: listener.interfaces, slots };
 });

@@ -5,6 +5,7 @@
 import { BlockList } from 'node:net';
 import { type Family, formatAddress, ipBytes, isWildcard, type SocketAddress } from '../../agent/address.ts';
 import { VERDICTS } from '../../agent/datapath/tc/abi.ts';
+import type { Downstream } from '../../agent/model.ts';
 import { onesSum } from '../../lab/checksum.ts';
 import { ACTION } from '../../lab/test-run.ts';
 import { MTU, NET, NODE_IPS } from './node.ts';
@@ -17,8 +18,11 @@ export interface OracleListener {
   readonly bind: SocketAddress;
   readonly on: readonly string[];
   /** The walk of each family that the bind takes. */
-  readonly slots: ReadonlyMap<Family, readonly SocketAddress[]>;
+  readonly slots: ReadonlyMap<Family, readonly Place[]>;
 }
+
+/** A slot: a downstream, and the node that it lives on if that is known. */
+type Place = Pick<Downstream, 'address' | 'node'>;
 
 const FATE = new Map(VERDICTS.map(({ name, fate }) => [name, fate]));
 const FATE_COUNTER: Partial<Record<string, string>> = {
@@ -71,10 +75,10 @@ export class Oracle {
       };
     };
     if (isBroken(fault)) return book(fault);
-    let to = this.#next(listener, reading.family);
-    if (to?.ip === reading.src) to = this.#next(listener, reading.family);
-    if (!to) return book('no_downstream');
-    let verdict = fault ?? (to.ip === reading.src ? 'hairpin' : way(to, reading.ttl, length));
+    const place = this.#next(listener, reading);
+    if (!place) return book('no_downstream');
+    const to = place.address;
+    let verdict = fault ?? (isForgery(place, reading.src) ? 'hairpin' : way(to, reading.ttl, length));
     if (key) {
       if (this.#fragments.get(key) === 'early' && FATE.get(verdict) === 'FORWARDED') verdict = 'fragment';
       this.#fragments.set(key, { to, listener: listener.name, handed: FATE.get(verdict) === 'HANDED' });
@@ -121,16 +125,39 @@ export class Oracle {
     return wild.find(({ slots }) => slots.size === 1) ?? wild[0];
   }
 
-  #next({ name, slots }: OracleListener, family: Family): SocketAddress | undefined {
+  /**
+   * The next place, but for who is there the first of those behind it that is elsewhere: on another node, or where all are
+   * on one, at another address.
+   */
+  #next({ name, slots }: OracleListener, { family, src }: Reading): Place | undefined {
     const walk = slots.get(family) ?? [];
-    const at = this.#cursors.get(name + family) ?? 0;
-    this.#cursors.set(name + family, at + 1);
-    return walk[at % walk.length];
+    const at = (this.#cursors.get(name + family) ?? 0) % walk.length;
+    const place = walk[at];
+    const behind = walk.map((_, step) => (at + 1 + step) % walk.length);
+    const elsewhere = (of: (place: Place) => string) => behind.find((other) => of(walk[other]!) !== of(place!));
+    const next =
+      place && isAt(place, src) ? (elsewhere(hostOf) ?? elsewhere(({ address }) => address.ip) ?? behind[0]!) : at;
+    this.#cursors.set(name + family, next + 1);
+    return walk[next];
   }
 
   #concerns(dst: string): boolean {
     return NODE_IPS.includes(dst) || this.#listeners.some(({ bind }) => bind.ip === dst && !isWildcard(bind));
   }
+}
+
+/** A node that is this host itself is in no datagram's way. */
+function hostOf({ address, node = address.ip }: Place): string {
+  return NODE_IPS.includes(node) ? address.ip : node;
+}
+
+/** A stack takes no datagram from outside that bears its own address. */
+function isForgery(place: Place, sender: string): boolean {
+  return isAt(place, sender) || [place.address.ip, sender].every((ip) => NODE_IPS.includes(ip));
+}
+
+function isAt(place: Place, sender: string): boolean {
+  return place.address.ip === sender || hostOf(place) === sender;
 }
 
 /** Why it cannot be forwarded as it is, the weightiest reason; undefined if nothing speaks against it. */

@@ -22,7 +22,7 @@ const SHORTEST = { [ETHER.IPV4]: 34, [ETHER.IPV6]: 54 } as const;
 
 const description = fc.record({
   family: fc.constantFrom(4 as const, 6 as const),
-  client: often<number | 'pod'>(9, 8, 'pod'),
+  client: often<number | 'pod' | 'host'>(9, 8, 1, 'pod', 'host'),
   martian: often<0 | 1 | 2>(0, 1, 2),
   destination: fc.constantFrom('node', 'node', 'node', 'pods', 'vip', 'second', 'transit', 'zero'),
   dport: fc.constantFrom(...PORTS),
@@ -117,7 +117,9 @@ function damaged(whole: Buffer, { family, ipLength, cut, trailer, flips }: Descr
 }
 
 function source({ family, client, martian }: Description): string {
-  if (martian === 0) return client === 'pod' ? ip(family, NET.pods, 10) : ip(family, NET.clients, client);
+  const pods = { pod: 10, host: 254 };
+  if (martian === 0)
+    return typeof client === 'string' ? ip(family, NET.pods, pods[client]) : ip(family, NET.clients, client);
   return family === 4 ? ['127.0.0.1', '239.1.1.1'][martian - 1]! : ['::1', 'ff05::1'][martian - 1]!;
 }
 

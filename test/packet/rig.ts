@@ -15,7 +15,7 @@ import { decodeHanded } from '../../agent/datapath/tc/handed/record.ts';
 import { check } from '../../agent/ffi/errno.ts';
 import { mapLookupBatch, possibleCpus } from '../../agent/ffi/libbpf.ts';
 import { RingBuffer } from '../../agent/ffi/ring-buffer.ts';
-import { familiesOf, type Listener } from '../../agent/model.ts';
+import { type Downstream, familiesOf, type Listener } from '../../agent/model.ts';
 import { buildTable } from '../../agent/table.ts';
 import { keysOf, mapsOf, programById } from '../../lab/loaded-program.ts';
 import { parseAddress } from '../../lab/sockaddr.ts';
@@ -29,8 +29,8 @@ const OBJECT = process.env.UDP_FANOUT_OBJECT ?? join(import.meta.dirname, '../..
 /** A listener in short. */
 export interface Plan {
   readonly bind: string;
-  /** Endpoints as `ip:port`, or with a weight; both families where the bind takes both. */
-  readonly to: readonly (string | readonly [address: string, weight: number])[];
+  /** Endpoints as `ip:port`, or with a weight and the node that they live on; both families where the bind takes both. */
+  readonly to: readonly (string | readonly [address: string, weight: number, node?: string])[];
   /** eth0 if absent. */
   readonly on?: readonly LinkName[];
 }
@@ -218,9 +218,9 @@ export class Rig<Name extends string> implements Disposable {
 
 /** The listener that a plan describes. */
 export function listenerOf(id: number, name: string, { bind, to, on = ['eth0'] }: Plan): Listener {
-  const list = to.map((one) => {
-    const [address, weight] = typeof one === 'string' ? [one, 1] : one;
-    return { address: parseAddress(address), weight };
+  const list = to.map((one): Downstream => {
+    const [address, weight, node] = typeof one === 'string' ? [one, 1] : one;
+    return { address: parseAddress(address), weight, ...(node !== undefined && { node }) };
   });
   return aListener({ id, name, bind: parseAddress(bind), interfaces: on, endpoints: { kind: 'static', list } });
 }

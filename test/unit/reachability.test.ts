@@ -74,6 +74,31 @@ function rig() {
 }
 
 describe('an address', () => {
+  test('the router on the way is known, and a new one is news', () => {
+    const { fake, reachability, world, drain } = rig();
+    const via = (gateway: string) => ({ ifindex: 2, gateway: v4(gateway), local: false });
+    fake.resolve(2, '10.0.0.11');
+    fake.resolve(2, '10.0.0.12');
+    fake.routes.set('10.1.1.10', via('10.0.0.11'));
+    fake.pod(10, '10.0.1.10');
+    for (const ip of ['10.1.1.10', '10.0.1.10', '10.9.9.9']) reachability.follow(v4(ip));
+    const gateways = () => ['10.1.1.10', '10.0.1.10', '10.9.9.9', '10.8.8.8'].map((ip) => reachability.gateway(v4(ip)));
+    expect(gateways()).toEqual(['10.0.0.11', undefined, undefined, undefined]);
+    drain();
+    // Whoever follows an address has asked by then.
+    expect(world.moved).toBe(0);
+    const { gatewaysVersion } = reachability;
+    fake.routes.set('10.1.1.10', via('10.0.0.12'));
+    reachability.notice({ kind: 'route', prefix: prefix('10.1.1.0', 24) });
+    drain();
+    expect([gateways()[0], world.moved]).toEqual(['10.0.0.12', 1]);
+    expect(reachability.gatewaysVersion).not.toBe(gatewaysVersion);
+    fake.routes.set('10.1.1.10', { ifindex: 2, gateway: { family: 6, ip: 'fe80::1' }, local: false });
+    reachability.notice({ kind: 'everything' });
+    drain();
+    expect(gateways()[0]).toBeUndefined();
+  });
+
   test('is known as soon as it is followed, and told when that changes', () => {
     const { fake, reachability, world, drain } = rig();
     fake.pod(10, '10.0.1.10');

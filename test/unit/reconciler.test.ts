@@ -37,6 +37,43 @@ function rig(listeners: readonly Listener[] = [aListener()]) {
 }
 
 describe('the reconciler', () => {
+  test('says where downstreams live, builds anew when that is news, and only then', () => {
+    const endpoints = ['10.1.1.10', '10.1.1.11', '10.1.2.10'].map((ip) => anEndpoint(ip));
+    const world = { version: '1', of: new Map([['10.1.1.10', '10.0.0.11']]) };
+    const timer = new FakeTimer();
+    const datapath = new FakeDatapath();
+    const log = aLog();
+    const now = () => timer.now;
+    const clock = { timer: timer.set, now, random: () => 0.5 };
+    const reconciler = new Reconciler({
+      ...{ log, datapath, ...clock, source: new FakeSource([['listener-0', endpoints]]) },
+      health: new Health({ log, config: HEALTH, clock }),
+      host: { links: () => [aLink()], addresses: () => [] },
+      nodes: {
+        get version() {
+          return world.version;
+        },
+        of: ({ address }) => world.of.get(address.ip),
+      },
+    });
+    reconciler.want([aListener()]);
+    const table = () => datapath.tables.get('listener-0')![0]!;
+    const pass = () => {
+      reconciler.trigger();
+      timer.advance(1000);
+      return table();
+    };
+    const first = table();
+    expect(first.slots.map(({ node }) => node)).toEqual(['10.0.0.11', undefined, undefined]);
+    world.version = '2';
+    expect(pass()).toBe(first);
+    world.of.set('10.1.1.11', '10.0.0.11');
+    expect(pass()).toBe(first);
+    world.version = '3';
+    expect(pass().version).not.toBe(first.version);
+    expect(table().slots.map(({ node }) => node)).toEqual(['10.0.0.11', undefined, '10.0.0.11']);
+  });
+
   test('does the first pass at once, with tables, interfaces and addresses', () => {
     const { reconciler, datapath, start } = rig();
     start();

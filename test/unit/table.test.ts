@@ -24,6 +24,21 @@ describe('a slot table', () => {
     expect(buildTable(6, mixed).slots.map(({ address }) => address.ip)).toEqual(['fd00::2']);
   });
 
+  test('keeps downstreams of one node apart from each other', () => {
+    const on = (node: string | undefined, ...hosts: number[]) =>
+      hosts.map((host) => ({ ...downstream(host), ...(node !== undefined && { node }) }));
+    expect(order(buildTable(4, [...on('a', 1, 2, 3), ...on('b', 4, 5, 6)]))).toEqual(['1', '4', '2', '5', '3', '6']);
+    expect(order(buildTable(4, [...on('a', 1, 2, 3, 4), ...on('b', 5), ...on('c', 6)]))).toEqual([
+      '1',
+      '2',
+      '5',
+      '6',
+      '3',
+      '4',
+    ]);
+    expect(order(buildTable(4, on(undefined, 3, 1, 2)))).toEqual(['3', '1', '2']);
+  });
+
   test('spreads a heavy downstream over the round instead of bunching it', () => {
     expect(order(buildTable(4, [downstream(1, 4), downstream(2, 2), downstream(3, 2)]))).toEqual(['1', '2', '3', '1']);
   });

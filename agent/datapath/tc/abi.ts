@@ -13,6 +13,7 @@ import {
   isWildcard,
   type SocketAddress,
 } from '../../address.ts';
+import { type Stop, skipsOf } from '../detours.ts';
 
 export const ABI = 4;
 
@@ -49,7 +50,7 @@ export const LAYOUT = {
   address_key: { size: 20, addr: 0, family: 16 },
   bind_key: { size: 24, addr: 0, ifindex: 16, port: 20, family: 22 },
   bind: { size: 8, listener: 0, table: 4 },
-  slot: { size: 32, addr: 0, port: 16, hop: 18, ifindex: 20, mtu: 24 },
+  slot: { size: 32, addr: 0, port: 16, hop: 18, ifindex: 20, mtu: 24, skip: 26, node: 28 },
   fragment_key: { size: 44, saddr: 0, daddr: 16, id: 32, ifindex: 36, family: 40 },
   fragment: { size: 56, slot: 0, seen_ns: 32, table: 40, at: 44, generation: 48, way: 52 },
   table_head: {
@@ -90,7 +91,11 @@ export const VERDICTS: readonly { readonly name: string; readonly fate: Fate; re
   { name: 'not_unicast', fate: 'HANDED', meaning: 'came in a broadcast or multicast frame' },
   { name: 'martian_source', fate: 'HANDED', meaning: 'a source address that may not be forwarded' },
   { name: 'loopback', fate: 'HANDED', meaning: 'the downstream is a loopback address of this host' },
-  { name: 'hairpin', fate: 'HANDED', meaning: 'the sender is the downstream whose turn it was' },
+  {
+    name: 'hairpin',
+    fate: 'HANDED',
+    meaning: 'the sender is the downstream whose turn it was, or its node, and so are all others',
+  },
   { name: 'ttl_exceeded', fate: 'HANDED', meaning: 'TTL or hop limit ran out here' },
   { name: 'mtu_exceeded', fate: 'HANDED', meaning: 'larger than the MTU towards the downstream' },
   { name: 'no_route', fate: 'HANDED', meaning: 'FIB: no route to the downstream' },
@@ -164,8 +169,7 @@ export function encodeBind(listener: number, family: Family): Uint8Array {
 }
 
 /** A slot as the program reads it. */
-export interface Slot {
-  readonly address: SocketAddress;
+export interface Slot extends Stop {
   readonly hop: NextHop;
 }
 
@@ -201,13 +205,17 @@ export function encodeTable(slots: readonly Slot[], lineage: Lineage, cpus: numb
   for (const [field, value] of Object.entries(head)) {
     data.setUint32(LAYOUT.table_head[field as keyof typeof head], value, true);
   }
-  for (const [index, { address, hop }] of slots.entries()) {
+  const skips = skipsOf(slots);
+  for (const [index, { address, node, hop }] of slots.entries()) {
     const at = (1 + index) * LAYOUT.slot.size;
     bytes.set(ipBytes(address.family, address.ip), at + LAYOUT.slot.addr);
     data.setUint16(at + LAYOUT.slot.port, address.port, false);
     data.setUint16(at + LAYOUT.slot.hop, hopCode(address, hop), true);
     data.setUint32(at + LAYOUT.slot.ifindex, hop.egress?.ifindex ?? 0, true);
-    data.setUint32(at + LAYOUT.slot.mtu, hop.egress?.mtu ?? 0, true);
+    // No IP packet is larger than that.
+    data.setUint16(at + LAYOUT.slot.mtu, Math.min(hop.egress?.mtu ?? 0, 0xffff), true);
+    data.setUint16(at + LAYOUT.slot.skip, skips[index]!, true);
+    data.setUint32(at + LAYOUT.slot.node, node === undefined ? 0 : foldOf(address.family, node), true);
   }
   // Words of 32 bits in little-endian order are bytes of 8.
   for (const [bit, is] of lineage.kept.entries())
@@ -239,7 +247,7 @@ function decodeSlot(family: Family, bytes: Uint8Array, at: number): Slot {
   const data = view(bytes);
   const { addr, port, hop, ifindex, mtu } = LAYOUT.slot;
   const ip = ipText(bytes.subarray(at + addr, at + addr + (family === 4 ? 4 : 16)));
-  const egress = { ifindex: data.getUint32(at + ifindex, true), mtu: data.getUint32(at + mtu, true) };
+  const egress = { ifindex: data.getUint32(at + ifindex, true), mtu: data.getUint16(at + mtu, true) };
   return {
     address: { family, ip, port: data.getUint16(at + port, false) },
     hop: {
@@ -247,6 +255,12 @@ function decodeSlot(family: Family, bytes: Uint8Array, at: number): Slot {
       egress: egress.ifindex === 0 ? undefined : egress,
     },
   };
+}
+
+/** The xor of an address's words, of IPv4 the address itself, in the order that a load of four bytes of it has. */
+function foldOf(family: Family, ip: string): number {
+  const words = new Uint32Array(ipBytes(family, ip).buffer);
+  return (words[0]! ^ words[1]! ^ words[2]! ^ words[3]!) >>> 0;
 }
 
 function hopCode({ ip }: SocketAddress, { local }: NextHop): number {

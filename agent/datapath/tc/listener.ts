@@ -2,6 +2,7 @@
 import { type Family, formatAddress, type SocketAddress } from '../../address.ts';
 import { familiesOf, type Listener, type SlotTable } from '../../model.ts';
 import type { ListenerCounters } from '../datapath.ts';
+import { seenFromHere } from '../detours.ts';
 import { RetiredCounts } from '../retired-counts.ts';
 import { encodeU32, type NextHop, type Slot, tableIndex } from './abi.ts';
 import type { Bpf } from './bpf.ts';
@@ -89,9 +90,12 @@ export class KernelListener implements HandedListener {
     if (old && basis && old.basis?.version === version && old.basis.local === local) return false;
     const hop = (address: SocketAddress): NextHop =>
       local.has(address.ip) ? { local: true } : { local: false, egress: egress.find(address) };
-    const wanted = slots.map(({ address }) => ({ address, hop: hop(address) }));
+    const wanted = slots.map(({ address, node }) =>
+      seenFromHere({ address, node, hop: hop(address) }, (ip) => local.has(ip)),
+    );
     if (old?.holds(wanted)) {
       old.basis = basis;
+      old.learn(wanted);
       return false;
     }
     const present = new Set(wanted.map(({ address }) => formatAddress(address)));
@@ -163,8 +167,12 @@ export class KernelListener implements HandedListener {
     return this.#tables.get(downstream.family)?.has(formatAddress(downstream)) ?? false;
   }
 
+  isOwnSource(downstream: SocketAddress, sender: string): boolean {
+    return this.#tables.get(downstream.family)?.isOwnSource(formatAddress(downstream), sender) ?? false;
+  }
+
   downstreamFor(meant: SocketAddress, sender: string): SocketAddress | undefined {
-    if (this.has(meant) && meant.ip !== sender) return meant;
+    if (this.has(meant) && !this.isOwnSource(meant, sender)) return meant;
     return this.#tables.get(meant.family)?.another(this.#turn++, sender);
   }
 

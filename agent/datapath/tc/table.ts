@@ -3,6 +3,7 @@ import { constants } from 'node:os';
 import { type Family, formatAddress, type SocketAddress } from '../../address.ts';
 import { check } from '../../ffi/errno.ts';
 import { mapRefusal } from '../../kernel/refusal.ts';
+import { Detours, isOwnSource } from '../detours.ts';
 import {
   CONSTANTS,
   cellsBeforeCounters,
@@ -36,11 +37,13 @@ export class KernelTable {
   /** Undefined where it also depends on what nobody tells us of. */
   basis: Basis | undefined;
   readonly #bpf: Bpf;
-  readonly #slots: readonly Slot[];
+  #slots: readonly Slot[];
   /** The downstream of each slot, as formatAddress writes it. */
   readonly #downstreams: readonly string[];
   /** By downstream: its first slot. */
   readonly #firstSlot: ReadonlyMap<string, number>;
+  /** Made when the first sender needs one. */
+  #detours: Detours | undefined;
   readonly #lineage: Lineage;
   readonly #cpuIds: number;
   readonly #bytes: Uint8Array;
@@ -48,7 +51,7 @@ export class KernelTable {
   readonly #own: BigUint64Array;
   #isOwnWritten = true;
 
-  private constructor(bpf: Bpf, fd: number, slots: readonly Slot[], lineage: Lineage) {
+  private constructor(bpf: Bpf, fd: number, slots: readonly Slot[], lineage: Lineage, bytes: Uint8Array) {
     this.#bpf = bpf;
     this.fd = fd;
     this.#slots = slots;
@@ -56,7 +59,7 @@ export class KernelTable {
     this.#firstSlot = new Map(this.#downstreams.map((key, slot) => [key, slot] as const).reverse());
     this.#lineage = lineage;
     this.#cpuIds = bpf.cpuIds();
-    this.#bytes = encodeTable(slots, lineage, this.#cpuIds);
+    this.#bytes = bytes;
     const { row } = this.#cells();
     this.#own = new BigUint64Array(row * CONSTANTS.COUNTERS_A_CELL);
     generation = Math.max(generation, lineage.generation);
@@ -70,8 +73,10 @@ export class KernelTable {
     const present = new Set(slots.map(({ address }) => formatAddress(address)));
     const lineage = lineageAfter(present, old && { ...old.#lineage, downstreams: old.#downstreams });
     const { cells } = tableCells(slots.length, lineage, bpf.cpuIds());
+    const bytes = encodeTable(slots, lineage, bpf.cpuIds());
     const fd = bpf.innerArrayCreate('slot_table', CELL, cells);
-    const table = new KernelTable(bpf, check('bpf_map_create of a slot table', fd, mapRefusal(-fd)), slots, lineage);
+    check('bpf_map_create of a slot table', fd, mapRefusal(-fd));
+    const table = new KernelTable(bpf, fd, slots, lineage, bytes);
     try {
       table.#write(0, table.#bytes);
       table.inherit(sum(old?.counters() ?? new Map(), back));
@@ -86,7 +91,7 @@ export class KernelTable {
   static adopt(bpf: Bpf, fd: number, family: Family): KernelTable {
     const cells = readCells(bpf, fd, 0, cellsBeforeCounters(readCells(bpf, fd, 0, 1)));
     const { slots, lineage } = decodeTable(family, cells);
-    const table = new KernelTable(bpf, fd, slots, lineage);
+    const table = new KernelTable(bpf, fd, slots, lineage, cells);
     const { own, row } = table.#cells();
     table.#own.set(new BigUint64Array(readCells(bpf, fd, own, row).buffer));
     return table;
@@ -98,6 +103,12 @@ export class KernelTable {
     return Buffer.compare(encodeTable(slots, this.#lineage, this.#cpuIds), this.#bytes) === 0;
   }
 
+  /** The same slots, of which more may be known than the program's table has. */
+  learn(slots: readonly Slot[]): void {
+    this.#slots = slots;
+    this.#detours = undefined;
+  }
+
   has(downstream: string): boolean {
     return this.#firstSlot.has(downstream);
   }
@@ -107,10 +118,17 @@ export class KernelTable {
     return new Set(this.#downstreams);
   }
 
-  /** A downstream that does not have this address, another one at each turn. */
-  another(turn: number, not: string): SocketAddress | undefined {
-    const others = this.#slots.filter(({ address }) => address.ip !== not);
-    return others[turn % others.length]?.address;
+  /** True if the sender is this downstream or its node. */
+  isOwnSource(downstream: string, sender: string): boolean {
+    const slot = this.#firstSlot.get(downstream);
+    return slot !== undefined && isOwnSource(this.#slots[slot]!, sender);
+  }
+
+  /** A downstream for a datagram of this sender, another one at each turn; undefined where none will do. */
+  another(turn: number, sender: string): SocketAddress | undefined {
+    this.#detours ??= new Detours(this.#slots);
+    const at = this.#detours.at(turn, sender);
+    return at === undefined ? undefined : this.#slots[at]!.address;
   }
 
   /** Datagrams forwarded to each downstream, also by tables before this one; every downstream is there, if only with 0. */

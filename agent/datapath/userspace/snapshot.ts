@@ -4,12 +4,15 @@
  */
 import { type Family, formatAddress, type IpAddress, ipBytes, type SocketAddress } from '../../address.ts';
 import type { SlotTable } from '../../model.ts';
+import { type Stop, seenFromHere } from '../detours.ts';
 
 /** What is posted to the forwarders; its shared buffers are theirs and the agent's alike. */
 export interface TableSnapshot {
   readonly generation: number;
   /** Of all families, each once; slots and counters name them by their place here. */
   readonly downstreams: readonly SocketAddress[];
+  /** By downstream: the address of its node, as Stop has it. */
+  readonly nodes: readonly (string | undefined)[];
   /** Uint16 by slot: its downstream. */
   readonly slots: Readonly<Record<Family, SharedArrayBuffer>>;
   /** Int32 for each family: the next slot. One walk for all forwarders, so round robin is exact over all of them. */
@@ -28,14 +31,16 @@ export function buildSnapshot(
   forwarders: number,
   before?: TableSnapshot,
 ): TableSnapshot {
-  const downstreams = new Map<string, { address: SocketAddress; index: number }>();
+  const downstreams = new Map<string, Stop & { index: number }>();
+  const own = new Set(hostAddresses.map(({ ip }) => ip));
   const slots = { 4: new SharedArrayBuffer(0), 6: new SharedArrayBuffer(0) };
   for (const table of tables) {
     slots[table.family] = new SharedArrayBuffer(table.slots.length * 2);
     const view = new Uint16Array(slots[table.family]);
-    for (const [at, { address }] of table.slots.entries()) {
+    for (const [at, { address, node }] of table.slots.entries()) {
       const key = formatAddress(address);
-      const known = downstreams.get(key) ?? { address, index: downstreams.size };
+      const stop = { address, node, index: downstreams.size };
+      const known = downstreams.get(key) ?? seenFromHere(stop, (ip) => own.has(ip));
       downstreams.set(key, known);
       view[at] = known.index;
     }
@@ -45,6 +50,7 @@ export function buildSnapshot(
   return {
     generation,
     downstreams: [...downstreams.values()].map(({ address }) => address),
+    nodes: [...downstreams.values()].map(({ node }) => node),
     slots,
     cursors,
     counts: new SharedArrayBuffer(forwarders * downstreams.size * 8),
@@ -57,11 +63,11 @@ export function sameSnapshot(a: TableSnapshot, b: TableSnapshot): boolean {
   return sameTables(a, b) && Buffer.compare(a.hostAddresses, b.hostAddresses) === 0;
 }
 
-/** True if both have the same slots. */
+/** True if both have the same slots, and know the same of them. */
 export function sameTables(a: TableSnapshot, b: TableSnapshot): boolean {
   const sameSlots = (family: Family) =>
     Buffer.compare(new Uint8Array(a.slots[family]), new Uint8Array(b.slots[family])) === 0;
-  const text = (snapshot: TableSnapshot) => snapshot.downstreams.map(formatAddress).join();
+  const text = ({ downstreams, nodes }: TableSnapshot) => [...downstreams.map(formatAddress), ...nodes].join();
   return text(a) === text(b) && sameSlots(4) && sameSlots(6);
 }
 

@@ -74,8 +74,39 @@ export const NEXT_HOPS: readonly Row[] = twins((side) => {
       ],
     },
     {
+      name: 'a sender that is the node of most: the one elsewhere gets all of its own, whoever’s turn it was',
+      steps: [1, 2, 3].map(() =>
+        forwarded('nodes', toListener(side, 'nodes', { src: side.ip(NET.pods, 254) }), {
+          ip: side.ip(NET.pods, 12),
+          port: 9017,
+        }),
+      ),
+    },
+    {
+      name: 'a sender that is the node of all: the safety net finds a way',
+      steps: [
+        handed('onenode', 'hairpin', toListener(side, 'onenode', { src: side.ip(NET.pods, 254) }), {
+          ip: side.ip(NET.pods, 11),
+          port: 9015,
+        }),
+      ],
+    },
+    {
+      name: 'a sender that is this host: its pods are reached past its stack',
+      steps: [
+        forwarded('onthis', toListener(side, 'onthis', { src: side.ip(NET.pods, 1) }), {
+          ip: side.ip(NET.pods, 10),
+          port: 9016,
+        }),
+      ],
+    },
+    {
       name: 'an address of this host: up the stack, readdressed, with any TTL',
       steps: [64, 1].map((ttl) => forwardedLocal('local', toListener(side, 'local', { ttl }), local)),
+    },
+    {
+      name: 'an address of this host, from one of its own: its stack would not take it from outside',
+      steps: [handed('local', 'hairpin', toListener(side, 'local', { src: side.node }), local)],
     },
     {
       name: 'TTL before route: what ran out is not told as unroutable',

@@ -37,7 +37,9 @@ export interface HandedListener {
   /** Whether senders would rather hear of datagrams that are too large. */
   readonly reportsMtu: boolean;
   has(downstream: SocketAddress): boolean;
-  /** Where a datagram goes that was meant for this downstream: there, or elsewhere if that is gone or the sender. */
+  /** True if the sender is this downstream or its node, whose stack would drop what comes with its own source. */
+  isOwnSource(downstream: SocketAddress, sender: string): boolean;
+  /** Where a datagram goes that was meant for this downstream: there, or elsewhere if that is gone, or its own source. */
   downstreamFor(meant: SocketAddress, sender: string): SocketAddress | undefined;
   /** A datagram, or with 0 of them a later part of one. */
   forwarded(downstream: string, datagrams: 0 | 1, bytes: number): void;
@@ -139,7 +141,7 @@ export class HandedPackets {
     ifindex: number,
   ): string | undefined {
     if (!listener.has(downstream)) return 'downstream_gone';
-    const kind = sourceKind(packet, ifindex, downstream);
+    const kind = sourceKind(packet, ifindex, (sender) => listener.isOwnSource(downstream, sender));
     if (kind === 'martian') return 'martian_source';
     if (kind === 'ours alone') return this.#sendFromHere(packet, downstream);
     const way = this.#deps.wayTo(downstream);
@@ -200,13 +202,13 @@ function keyOf({ family, source, destination }: UdpPacket, id: number, ifindex: 
 
 /**
  * Whether a source may stand in a packet that is forwarded (RFC 1812, 5.3.7; RFC 4291, 2.5). To another host a loopback or
- * link-local one means nothing, and the downstream's own would be a forgery to itself.
+ * link-local one means nothing, and the downstream's or its node's own would be a forgery there.
  */
-function sourceKind({ family, source }: UdpPacket, ifindex: number, downstream: SocketAddress) {
+function sourceKind({ family, source }: UdpPacket, ifindex: number, isOwn: (sender: string) => boolean) {
   const ip = ipText(source);
   const [first = 0, second = 0] = source;
   if (isLoopback(ip)) return ifindex === LOOPBACK_IFINDEX ? 'ours alone' : 'martian';
-  if (ip === downstream.ip) return 'ours alone';
+  if (isOwn(ip)) return 'ours alone';
   if (family === 4) return first === 0 || first >= 224 ? 'martian' : 'good';
   if (ip === '::' || first === 0xff) return 'martian';
   return first === 0xfe && (second & 0xc0) === 0x80 ? 'ours alone' : 'good';

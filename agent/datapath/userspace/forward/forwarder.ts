@@ -134,21 +134,14 @@ export class Forwarder {
   }
 
   /**
-   * The slot's downstream, or another one in turn where that is the sender itself, whose stack would take its own address
+   * The downstream, or another one in turn where the sender is that one or its node, whose stack would take its own address
    * for a forgery. Where there is no other, the datagram bears this host's address.
    */
-  #other(slots: Uint16Array, slot: number, source: number): number {
-    const { words } = this.#buffers.sources;
-    const isSender = (at: number) => this.#targets!.isAt(slots[at]!, words, source * SOURCE_WORDS);
-    if (!isSender(slot)) return slots[slot]!;
-    const turn = this.#turn++;
-    const others = slots.length - 1;
-    for (let step = 0; step < others; step++) {
-      const at = (slot + 1 + ((turn + step) % others)) % slots.length;
-      if (!isSender(at)) return slots[at]!;
-    }
-    this.#paths.sendFromHere(source);
-    return slots[slot]!;
+  #other(family: Family, downstream: number, sender: string, source: number): number {
+    if (!this.#targets!.isOwnSource(downstream, sender)) return downstream;
+    const other = this.#targets!.another(family, this.#turn++, sender);
+    if (other === undefined) this.#paths.sendFromHere(source);
+    return other ?? downstream;
   }
 
   /** Gives each datagram of a family the next slot, in the order in which they came. */
@@ -169,15 +162,16 @@ export class Forwarder {
     let slot = walk.take(wanted);
     let message = -1;
     let source = 0;
-    let isDownstream = false;
+    let sender: string | undefined;
     for (let i = 0; i < batch.count; i++) {
       if (this.#families[i] !== family) continue;
       if (apart && batch.message[i] !== message) {
         message = batch.message[i]!;
         source = sources.of(batch, message);
-        isDownstream = targets.have(sources.words, source * SOURCE_WORDS);
+        sender = targets.suspect(sources.words, source * SOURCE_WORDS);
       }
-      const downstream = isDownstream ? this.#other(slots, slot, source) : slots[slot]!;
+      const next = slots[slot]!;
+      const downstream = sender === undefined ? next : this.#other(family, next, sender, source);
       if (++slot === slots.length) slot = 0;
       plan.add(i, batch.size[i]!, source, downstream, gather[downstream]!);
     }

@@ -1,6 +1,7 @@
 /** The downstreams of one table snapshot as a forwarder sends to them: addresses laid out, sockets, counters. */
-import { type Family, formatAddress } from '../../../address.ts';
+import { encodeIp, type Family, formatAddress, ipText } from '../../../address.ts';
 import { Memory } from '../../../ffi/mmsg.ts';
+import { Detours, isOwnSource, type Stop } from '../../detours.ts';
 import { encodeSockaddr, SOCKADDR } from '../messages/layout.ts';
 import type { TableSnapshot } from '../snapshot.ts';
 import { MAX_CONNECTED, type NatSocket, type NatSockets } from '../sockets/nat.ts';
@@ -19,11 +20,14 @@ export class Targets {
   readonly gather: Int32Array;
   /** By downstream: datagrams sent, this forwarder's part of the snapshot's counters. */
   readonly counts: Float64Array;
-  /** The last words of the downstreams' addresses, by which nearly all sources are told not to be one. */
+  /** The last words of the downstreams' and their nodes' addresses, by which nearly all sources are told not to be one. */
   readonly #lastWords: ReadonlySet<number>;
   readonly #names: readonly string[];
   readonly #sockaddrs: readonly Uint8Array[];
   readonly #sockets: NatSockets;
+  readonly #snapshot: TableSnapshot;
+  /** Made when the first sender needs one. */
+  readonly #detours: Partial<Record<Family, { readonly slots: Uint16Array; readonly detours: Detours }>> = {};
 
   constructor(snapshot: TableSnapshot, forwarder: number, sockets: NatSockets, gathers: boolean) {
     const { length } = snapshot.downstreams;
@@ -37,36 +41,45 @@ export class Targets {
     this.#names = snapshot.downstreams.map(formatAddress);
     this.#sockaddrs = snapshot.downstreams.map(encodeSockaddr);
     this.#sockets = sockets;
+    this.#snapshot = snapshot;
     for (const [index, bytes] of this.#sockaddrs.entries()) {
       memory.bytes.set(bytes, index * SOCKADDR.room);
       this.rawAddresses.bytes.set(bytes, index * SOCKADDR.room);
       this.rawAddresses.u16[(index * SOCKADDR.room + SOCKADDR.port) / 2] = 0;
     }
-    this.#lastWords = new Set(snapshot.downstreams.map((_, index) => this.#lastWord(index)));
+    const hosts = snapshot.downstreams.map(({ family }, index) => ({ family, ip: snapshot.nodes[index] }));
+    this.#lastWords = new Set([...snapshot.downstreams, ...hosts].flatMap(lastWordOf));
     sockets.keep(new Set(this.#names.slice(0, MAX_CONNECTED)));
   }
 
-  /** True if a source, as ReceiveBatch.source has it, may be a downstream's: `isAt` knows. */
-  have(source: Uint32Array, at: number): boolean {
-    return this.#lastWords.has(source[at + ((source[at]! & 0xf) === 4 ? 1 : 4)]!);
-  }
-
-  /** True if a source's address is this downstream's. */
-  isAt(downstream: number, source: Uint32Array, at: number): boolean {
-    const family = this.family[downstream] as Family;
-    if ((source[at]! & 0xf) !== family) return false;
-    const first = (downstream * SOCKADDR.room + SOCKADDR[family].addr) / 4;
+  /** The source, as ReceiveBatch.source has it, if it may be a downstream or its node: `isOwnSource` knows. */
+  suspect(source: Uint32Array, at: number): string | undefined {
+    const family: Family = (source[at]! & 0xf) === 4 ? 4 : 6;
     const words = family === 4 ? 1 : 4;
-    for (let word = 0; word < words; word++) {
-      if (this.addresses.u32[first + word] !== source[at + 1 + word]) return false;
-    }
-    return true;
+    if (!this.#lastWords.has(source[at + words]!)) return undefined;
+    return ipText(new Uint8Array(source.slice(at + 1, at + 1 + words).buffer));
   }
 
-  #lastWord(downstream: number): number {
-    const { addr, size } = SOCKADDR[this.family[downstream] as Family];
-    const end = this.family[downstream] === 4 ? addr + 4 : size - 4;
-    return this.addresses.u32[(downstream * SOCKADDR.room + end) / 4 - 1]!;
+  /** True if a sender is this downstream or its node. */
+  isOwnSource(downstream: number, sender: string): boolean {
+    return isOwnSource(this.#stop(downstream), sender);
+  }
+
+  /** The downstream for a datagram of this sender, another one at each turn; undefined where none of the slots will do. */
+  another(family: Family, turn: number, sender: string): number | undefined {
+    this.#detours[family] ??= this.#map(family);
+    const { slots, detours } = this.#detours[family];
+    const slot = detours.at(turn, sender);
+    return slot === undefined ? undefined : slots[slot];
+  }
+
+  #map(family: Family) {
+    const slots = new Uint16Array(this.#snapshot.slots[family]);
+    return { slots, detours: new Detours([...slots].map((downstream) => this.#stop(downstream))) };
+  }
+
+  #stop(downstream: number): Stop {
+    return { address: this.#snapshot.downstreams[downstream]!, node: this.#snapshot.nodes[downstream] };
   }
 
   /** The socket that reaches it with this host's address; connected ones need no address with the message. Throws SystemError. */
@@ -78,4 +91,8 @@ export class Targets {
       downstream < MAX_CONNECTED,
     );
   }
+}
+
+function lastWordOf({ family, ip }: { readonly family: Family; readonly ip: string | undefined }): readonly number[] {
+  return ip === undefined ? [] : [...new Uint32Array(encodeIp({ family, ip }).slice().buffer).slice(-1)];
 }
