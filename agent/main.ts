@@ -95,6 +95,7 @@ async function start(
         leaseSecs: config.lifecycle.leaseSecs,
         egressLookup: (links) => egressLookup(host, links),
         ways: () => wayLookup(host),
+        neighbours: host,
       }),
     removeLeft: () => {
       for (const name of detachAll(host)) {

@@ -12,8 +12,9 @@ static __always_inline enum verdict fib_verdict(long answer)
 {
 	switch (answer) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
-	case BPF_FIB_LKUP_RET_NO_NEIGH: /* the kernel asks for the neighbour and queues the datagram meanwhile */
 		return VERDICT_forwarded;
+	case BPF_FIB_LKUP_RET_NO_NEIGH: /* the kernel would queue it, and tell nobody whom it drops */
+		return VERDICT_neigh_unresolved;
 	case BPF_FIB_LKUP_RET_BLACKHOLE:
 		return VERDICT_fib_blackhole;
 	case BPF_FIB_LKUP_RET_UNREACHABLE:

@@ -51,11 +51,20 @@ discard:
 	return false;
 }
 
+/* What is for a neighbour that does not answer comes in floods: half of the room is the others'. */
+static __always_inline bool is_crowded(enum verdict verdict)
+{
+	return verdict == VERDICT_neigh_unresolved &&
+	       bpf_ringbuf_query(&SAFETY_NET, BPF_RB_AVAIL_DATA) > bpf_ringbuf_query(&SAFETY_NET, BPF_RB_RING_SIZE) / 2;
+}
+
 /* Copies the packet, which stays as it is; false if there is no room, or it is no IP packet at all. */
 static __noinline bool hand_over(struct __sk_buff *skb, struct reason *reason)
 {
 	__u32 len = skb->len - L3;
 
+	if (is_crowded(reason->verdict))
+		return false;
 	if (len <= SMALL_PACKET)
 		return hand_over_in(skb, reason, len, SMALL_PACKET);
 	if (len <= JUMBO_PACKET)

@@ -154,6 +154,7 @@ struct fragment {
 	V(hairpin, HANDED, "the sender is the downstream whose turn it was, or its node, and so are all others") \
 	V(ttl_exceeded, HANDED, "TTL or hop limit ran out here") \
 	V(mtu_exceeded, HANDED, "larger than the MTU towards the downstream") \
+	V(neigh_unresolved, HANDED, "the link-layer address of the next hop is not known") \
 	V(no_route, HANDED, "FIB: no route to the downstream") \
 	V(forwarding_off, HANDED, "FIB: forwarding is disabled and the way out is unknown") \
 	V(fib_lwt, HANDED, "FIB: the route encapsulates, which only the stack can do") \

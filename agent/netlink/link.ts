@@ -16,7 +16,7 @@ export interface Link {
   readonly up: boolean;
   /** IFF_LOWER_UP: there is somebody at the other end. */
   readonly carrier: boolean;
-  /** IFF_NOARP: its neighbours are not resolved. */
+  /** IFF_NOARP, IFF_POINTOPOINT: its neighbours are not resolved. */
   readonly noArp: boolean;
   /** Bytes of the largest L3 packet. */
   readonly mtu: number;
@@ -32,6 +32,7 @@ export interface Link {
 
 const IFINFOMSG = 16;
 const IFF_UP = 1;
+const IFF_POINTOPOINT = 0x10;
 const IFF_NOARP = 0x80;
 const IFF_LOWER_UP = 0x10000;
 const IFLA_ADDRESS = 1;
@@ -74,7 +75,7 @@ export function decodeLink(payload: Uint8Array): Link {
     type: header.getUint16(2, LITTLE_ENDIAN),
     up: (flags & IFF_UP) !== 0,
     carrier: (flags & IFF_LOWER_UP) !== 0,
-    noArp: (flags & IFF_NOARP) !== 0,
+    noArp: (flags & (IFF_NOARP | IFF_POINTOPOINT)) !== 0,
     mtu: attributes.u32(IFLA_MTU) ?? 0,
     mac: macText(attributes.bytes(IFLA_ADDRESS)),
     kind,

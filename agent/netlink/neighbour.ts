@@ -8,6 +8,8 @@ export interface Neighbour extends IpAddress {
   readonly ifindex: number;
   /** Nobody has answered for the address, as yet or at all (NUD_INCOMPLETE, NUD_FAILED). */
   readonly unresolved: boolean;
+  /** It was asked and has not answered; nobody asks it any more (NUD_FAILED). */
+  readonly failed: boolean;
   /** As `02:00:5e:00:00:01`; '' while it is not known. */
   readonly mac: string;
 }
@@ -60,6 +62,7 @@ export function decodeNeighbour(payload: Uint8Array): Neighbour | undefined {
     ...decodeIp(family, bytes),
     ifindex: header.getInt32(4, LITTLE_ENDIAN),
     unresolved: (state & (NUD_INCOMPLETE | NUD_FAILED)) !== 0,
+    failed: (state & NUD_FAILED) !== 0,
     mac: macText(attributes.bytes(NDA_LLADDR)),
   };
 }

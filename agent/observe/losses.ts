@@ -12,6 +12,8 @@ export interface LossDependencies {
 }
 
 const INTERVAL_MS = 10_000;
+/** Whoever has not been sent to for a while has to be asked for first: no news, as long as it is not dropped. */
+const ORDINARY = 'neigh_unresolved';
 
 /** Looks every 10 s and logs a line for each listener and reason that grew. */
 export function watchLosses({ log, counters, meaning, ticker = setTicker }: LossDependencies): { close(): void } {
@@ -22,7 +24,9 @@ export function watchLosses({ log, counters, meaning, ticker = setTicker }: Loss
       const grown = count - (before.get(key)?.count ?? 0);
       if (grown <= 0) continue;
       const means = meaning(reason);
-      const what = means.startsWith('FIB') ? 'FIB lookup failed' : `datagrams ${fate}`;
+      // What the FIB refused and the safety net could not send either is two lines.
+      const isFib = means.startsWith('FIB') && !(fate === 'dropped' && row.toSafetyNet.has(reason));
+      const what = isFib ? 'FIB lookup failed' : `datagrams ${fate}`;
       log.warn(what, { listener: row.listener.name, mode: row.mode, reason, datagrams: grown, meaning: means });
     }
     before = now;
@@ -33,7 +37,11 @@ export function watchLosses({ log, counters, meaning, ticker = setTicker }: Loss
 function totals(rows: readonly ListenerCounters[]) {
   const entries = rows.flatMap((row) => [
     ...[...row.dropped].map(([reason, count]) => ({ row, reason, count, fate: 'dropped' })),
-    ...[...row.toSafetyNet].map(([reason, count]) => ({ row, reason, count, fate: 'took the slow way' })),
+    ...[...row.toSafetyNet]
+      .filter(([reason]) => reason !== ORDINARY)
+      .map(([reason, count]) => ({ row, reason, count, fate: 'took the slow way' })),
   ]);
-  return new Map(entries.map((entry) => [`${entry.row.listener.name} ${entry.row.mode} ${entry.reason}`, entry]));
+  return new Map(
+    entries.map((entry) => [`${entry.row.listener.name} ${entry.row.mode} ${entry.fate} ${entry.reason}`, entry]),
+  );
 }

@@ -29,7 +29,7 @@ export async function ledger(agent: Agent, listener: string, wanted: Wanted): Pr
     books.received < least ||
     sum(books.downstreams) !== books.forwarded ||
     books.forwarded + sum(books.dropped) < books.received;
-  for (const end = performance.now() + patient(2000); isEarly() && performance.now() < end; ) {
+  for (const end = performance.now() + patient(5000); isEarly() && performance.now() < end; ) {
     await sleep(10);
     books = await read(agent, listener);
   }

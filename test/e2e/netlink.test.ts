@@ -168,7 +168,7 @@ describe.skipIf(!root)('the host as netlink shows it (needs root)', () => {
         altNames: row.altnames ?? [],
         up: row.flags.includes('UP'),
         carrier: row.flags.includes('LOWER_UP'),
-        noArp: row.flags.includes('NOARP'),
+        noArp: row.flags.includes('NOARP') || row.flags.includes('POINTOPOINT'),
         mtu: row.mtu,
         mac: row.address ?? '',
         kind: row.linkinfo?.info_kind ?? '',

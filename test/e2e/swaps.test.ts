@@ -62,6 +62,7 @@ function kernelPath(log: ReturnType<typeof aLog>): Opened {
     links: () => [],
     leaseSecs: 0,
     ways: () => wayLookup(host),
+    neighbours: host,
     egressLookup: (interfaces) => egressLookup(host, interfaces),
   });
   return { listener, datapath, interfaces: [{ name: 'eth0', index: findLink(host.links(), 'eth0')!.index }] };

@@ -59,6 +59,7 @@ export const LISTENERS = {
   translated: { bind: '[::]:9020', to: twin(NET.pods, 10, 514) },
   fragmented: { bind: '[::]:9021', to: [10, 11, 12].flatMap((host) => twin(NET.pods, host, 514)) },
 
+  silent: towards(9029, NET.pods, 98), // this one has not answered
   stranger: towards(9030, NET.pods, 99), // nobody has asked for this neighbour yet
   gateway: towards(9031, NET.beyond),
   mixed: towards(9032, NET.mixed),

@@ -137,6 +137,7 @@ function routes(family: Family): string[] {
         (end) => `neighbour add ${ip(family, net, end)} lladdr 02:00:00:00:01:${end.toString(16)} dev ${link}`,
       ),
     ),
+    `neighbour add ${ip(family, NET.pods, 98)} dev cni0 nud failed`,
     `route add ${to(NET.beyond)} ${gateway}`,
     `route add ${to(NET.mixed)} via inet6 ${ip(6, NET.pods, 254)} dev cni0`,
     `route add blackhole ${to(NET.blackhole)}`,

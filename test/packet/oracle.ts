@@ -7,8 +7,9 @@ import { type Family, formatAddress, ipBytes, isWildcard, type SocketAddress } f
 import { VERDICTS } from '../../agent/datapath/tc/abi.ts';
 import type { Downstream } from '../../agent/model.ts';
 import { onesSum } from '../../lab/checksum.ts';
+import { lacking } from '../../lab/kernel.ts';
 import { ACTION } from '../../lab/test-run.ts';
-import { MTU, NET, NODE_IPS } from './node.ts';
+import { ip as ipOf, MTU, NET, NODE_IPS } from './node.ts';
 import { type Reading, readFrame } from './reading.ts';
 import type { Arrival, Moved, Outcome } from './rig.ts';
 
@@ -37,6 +38,10 @@ const NO_WAY: Readonly<Record<number, string>> = {
   [NET.prohibit]: 'fib_prohibit',
   [NET.nowhere]: 'no_route',
 };
+
+const NO_NEIGHBOURS: readonly string[] = ([4, 6] as const).flatMap((family) =>
+  [...(lacking('neighbour_state') ? [] : [98]), 99].map((host) => ipOf(family, NET.pods, host)),
+);
 
 export class Oracle {
   readonly #listeners: readonly OracleListener[];
@@ -198,6 +203,7 @@ function way({ family, ip }: SocketAddress, ttl: number, length: number): string
   const net = ipBytes(family, ip)[1]!;
   if (net in NO_WAY) return NO_WAY[net]!;
   if (length > (MTU[net] ?? 1500)) return 'mtu_exceeded';
+  if (NO_NEIGHBOURS.includes(ip)) return 'neigh_unresolved';
   return net === NET.encapsulated ? 'fib_lwt' : 'forwarded';
 }
 

@@ -2,6 +2,7 @@
 
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { formatAddress } from '../../agent/address.ts';
+import { lacking, titled } from '../../lab/kernel.ts';
 import { ACTION } from '../../lab/test-run.ts';
 import { LISTENERS, type ListenerName } from './listeners.ts';
 import { ip, NET } from './node.ts';
@@ -12,10 +13,11 @@ import { EXTENSIONS } from './tables/extensions.ts';
 import { FRAGMENTS } from './tables/fragments.ts';
 import { LENGTHS } from './tables/lengths.ts';
 import { MATCHING } from './tables/matching.ts';
-import { FORWARDING_OFF, NEXT_HOPS } from './tables/nexthops.ts';
+import { FAILED_NEIGHBOURS, FORWARDING_OFF, NEXT_HOPS } from './tables/nexthops.ts';
 import { REWRITING } from './tables/rewriting.ts';
 import { SPREADING } from './tables/spreading.ts';
 
+const noState = lacking('neighbour_state');
 const root = process.getuid?.() === 0;
 let rig: Rig<ListenerName>;
 
@@ -54,6 +56,7 @@ describe.skipIf(!root)('the program (needs root)', () => {
   describe('keeps fragments together', () => test.each(FRAGMENTS)('$name', play));
   describe('hands over extension headers', () => test.each(EXTENSIONS)('$name', play));
   describe('finds the next hop', () => test.each(NEXT_HOPS)('$name', play));
+  describe.skipIf(noState)(titled('asks for a neighbour', noState), () => test.each(FAILED_NEIGHBOURS)('$name', play));
 
   describe('with forwarding off', () => {
     // The agent asks for the way out when it builds the slots, so it has to look again.

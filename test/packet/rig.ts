@@ -98,6 +98,7 @@ export class Rig<Name extends string> implements Disposable {
       leaseSecs: 0,
       egressLookup: (interfaces) => egressLookup(this.node.host, interfaces),
       ways: () => () => undefined,
+      neighbours: { neighbour: () => undefined, use: () => {} },
       openSafetyNet: ({ ring, bytes }) => {
         this.#ring = new RingBuffer(ring, bytes);
         return { refresh: () => {}, release: () => {}, remove: () => this.#ring.close() };

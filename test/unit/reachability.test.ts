@@ -34,7 +34,7 @@ class FakeHost {
   }
 
   resolve(ifindex: number, ip: string, unresolved = false, mac = '02:00:00:00:01:0a'): void {
-    this.neighbours.set(`${ifindex} ${ip}`, { family: 4, ip, ifindex, unresolved, mac });
+    this.neighbours.set(`${ifindex} ${ip}`, { family: 4, ip, ifindex, unresolved, failed: unresolved, mac });
   }
 
   readonly host = {

@@ -57,6 +57,7 @@ function rig(bpf = new FakeBpf()) {
     leaseSecs: 300,
     egressLookup: () => ({ needed: () => false, find: () => void asked.ways++ }),
     ways: () => () => undefined,
+    neighbours: { neighbour: () => undefined, use: () => {} },
     openSafetyNet: () => ({ refresh: () => {}, remove: () => {}, release: () => {} }),
     bpf,
     now: () => now,

@@ -66,7 +66,7 @@ export const LAYOUT = {
   lease: { size: 16, until: 0, term: 8 },
   handed: { size: 56, slot: 0, listener: 32, verdict: 36, ifindex: 40, len: 44, segment: 48 },
   stats: {
-    size: 256,
+    size: 264,
     pkts_received: 0,
     pkts_forwarded: 8,
     pkts_to_safety_net: 16,
@@ -74,7 +74,7 @@ export const LAYOUT = {
     bytes_received: 32,
     bytes_forwarded: 40,
     forwarded: 48,
-    next_slot: 248,
+    next_slot: 256,
   },
 } as const;
 
@@ -98,6 +98,7 @@ export const VERDICTS: readonly { readonly name: string; readonly fate: Fate; re
   },
   { name: 'ttl_exceeded', fate: 'HANDED', meaning: 'TTL or hop limit ran out here' },
   { name: 'mtu_exceeded', fate: 'HANDED', meaning: 'larger than the MTU towards the downstream' },
+  { name: 'neigh_unresolved', fate: 'HANDED', meaning: 'the link-layer address of the next hop is not known' },
   { name: 'no_route', fate: 'HANDED', meaning: 'FIB: no route to the downstream' },
   { name: 'forwarding_off', fate: 'HANDED', meaning: 'FIB: forwarding is disabled and the way out is unknown' },
   { name: 'fib_lwt', fate: 'HANDED', meaning: 'FIB: the route encapsulates, which only the stack can do' },

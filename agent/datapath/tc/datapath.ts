@@ -43,6 +43,8 @@ export interface TcDependencies {
   readonly egressLookup: (interfaces: readonly Interface[]) => EgressLookup;
   /** Ways to addresses, for what the program cannot send itself. */
   readonly ways: SafetyNetDependencies['ways'];
+  /** Tell whether the next hops of those ways are there. */
+  readonly neighbours: SafetyNetDependencies['neighbours'];
   readonly bpf?: Bpf;
   readonly openSafetyNet?: (source: SafetyNetSource, dependencies: SafetyNetDependencies) => SafetyNet;
   /** Milliseconds that only grow. */
@@ -118,12 +120,21 @@ class TcDatapath implements KernelDatapath {
     if (object.adopted) this.#adopt();
     this.#lease = new Lease(object, dependencies.leaseSecs, bpf);
     this.#handoverUntil = now() + HANDOVER_MS;
-    const { log, filters, ways } = dependencies;
+    const { log, filters, ways, neighbours } = dependencies;
     const { openSafetyNet = (...args) => new KernelSafetyNet(...args) } = dependencies;
     this.#alerts = new LogLimiter({ log, now, timer: setTimer });
     this.#safetyNet = openSafetyNet(
       { ring: object.safetyNet, bytes: object.sizes.SAFETY_NET, outProgram: object.outProgram },
-      { bpf, filters, ways, now, alerts: this.#alerts, listener: (row) => this.#inRow(row) },
+      {
+        bpf,
+        filters,
+        ways,
+        neighbours,
+        now,
+        timer: setTimer,
+        alerts: this.#alerts,
+        listener: (row) => this.#inRow(row),
+      },
     );
   }
 

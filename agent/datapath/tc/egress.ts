@@ -33,11 +33,17 @@ export function egressLookup(host: Host, interfaces: readonly Interface[]): Egre
 
 /** Finds the way to an address and the bytes that fit there; undefined where there is none. The links are read once. */
 export function wayLookup(host: Pick<Host, 'route' | 'links'>): (address: IpAddress) => Way | undefined {
-  const mtus = once(() => new Map(host.links().map(({ index, mtu }) => [index, mtu])));
+  const links = once(() => new Map(host.links().map((link) => [link.index, link])));
   return (address) => {
     const route = host.route(address);
-    const mtu = route && mtus(undefined).get(route.ifindex);
-    return route && mtu !== undefined ? { ...route, mtu: Math.min(mtu, route.mtu ?? mtu) } : undefined;
+    const link = route && links(undefined).get(route.ifindex);
+    if (!link) return undefined;
+    const asks = !route.local && !route.encapsulates && !link.noArp;
+    return {
+      ...route,
+      mtu: Math.min(link.mtu, route.mtu ?? link.mtu),
+      ...(asks && { neighbour: route.gateway ?? address }),
+    };
   };
 }
 

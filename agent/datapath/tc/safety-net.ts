@@ -1,5 +1,6 @@
 /** The kernel path's safety net on this host: the ring that the program fills, and the program that sends on `lo`. */
 import type { IpAddress } from '../../address.ts';
+import type { Timer } from '../../clock.ts';
 import { LOOPBACK_IFINDEX } from '../../ffi/libc.ts';
 import { watchReadable } from '../../ffi/poll.ts';
 import { RingBuffer } from '../../ffi/ring-buffer.ts';
@@ -9,6 +10,7 @@ import type { Bpf } from './bpf.ts';
 import { attachClsact, type ListFilters } from './clsact.ts';
 import { openExits } from './handed/exits.ts';
 import { type HandedListener, HandedPackets, type Way } from './handed/handed-packets.ts';
+import type { NeighbourQueuesDependencies } from './handed/neighbour-queues.ts';
 import { decodeHanded } from './handed/record.ts';
 
 /** Records before the event loop has its turn: readiness, metrics and the reconciler live there too. */
@@ -28,6 +30,8 @@ export interface SafetyNetDependencies {
   readonly filters: ListFilters;
   /** Finds ways by the routes and links of the moment at which it is asked for. */
   readonly ways: () => WayLookup;
+  readonly neighbours: NeighbourQueuesDependencies['host'];
+  readonly timer: Timer;
   readonly listener: (row: number) => HandedListener | undefined;
   readonly alerts: LogLimiter;
   readonly now: () => number;
@@ -57,10 +61,11 @@ export class KernelSafetyNet {
     this.#deps = dependencies;
     this.#source = source;
     this.#lookup = dependencies.ways();
-    const { listener, now } = dependencies;
+    const { listener, now, neighbours, timer } = dependencies;
     this.#packets = new HandedPackets({
       listener,
       now,
+      neighbours: { host: neighbours, timer: (ms, task) => timer(ms, () => this.#work(task)), now },
       wayTo: (address) => this.#wayTo(address),
       exits: openExits(),
       redirects: () => this.#out !== undefined,
@@ -105,21 +110,23 @@ export class KernelSafetyNet {
   }
 
   #drain(most: number): void {
+    this.#ring.drain(most, (record) => this.#work(() => this.#packets.take(decodeHanded(record))));
+  }
+
+  #work(task: () => void): void {
     const { alerts } = this.#deps;
-    this.#ring.drain(most, (record) => {
-      try {
-        this.#packets.take(decodeHanded(record));
-        alerts.resolve('work', { message: 'safety net works again' });
-      } catch (cause) {
-        const { message } = cause as Error;
-        alerts.raise('work', {
-          message: 'safety net failed',
-          fields: { error: message },
-          level: 'error',
-          cause: message,
-        });
-      }
-    });
+    try {
+      task();
+      alerts.resolve('work', { message: 'safety net works again' });
+    } catch (cause) {
+      const { message } = cause as Error;
+      alerts.raise('work', {
+        message: 'safety net failed',
+        fields: { error: message },
+        level: 'error',
+        cause: message,
+      });
+    }
   }
 
   #wayTo(address: IpAddress): Way | undefined {

@@ -13,7 +13,16 @@ const payloadOf = (side: Side, packet: number) => Buffer.alloc(packet - (side.fa
 
 const overlay = (side: Side) => ({ ip: side.ip(NET.overlay, 10), port: portOf('overlay') });
 
+const unresolvedOn = (side: Side) => (name: ListenerName, port: number, host: number) =>
+  handed(name, 'neigh_unresolved', toListener(side, name), { ip: side.ip(NET.pods, host), port });
+
+/** Rows for a kernel that tells such neighbours. */
+export const FAILED_NEIGHBOURS: readonly Row[] = twins((side) => [
+  { name: 'one that has not answered', steps: [unresolvedOn(side)('silent', 9029, 98)] },
+]);
+
 export const NEXT_HOPS: readonly Row[] = twins((side) => {
+  const unresolved = unresolvedOn(side);
   const sent = (name: ListenerName, net: number, port: number, host = 10, fields: Partial<Ip & Udp> = {}) =>
     forwarded(name, toListener(side, name, fields), { ip: side.ip(net, host), port });
   const left = (name: ListenerName, verdict: string, net: number, port: number, fields: Partial<Ip & Udp> = {}) =>
@@ -26,7 +35,10 @@ export const NEXT_HOPS: readonly Row[] = twins((side) => {
   const local = { ip: side.ip(NET.pods, 1), port: 9140 };
   const several = toListener(side, 'overlay', { payload: Buffer.alloc(2600, 1) });
   return [
-    { name: 'a neighbour that nobody has asked for yet', steps: [sent('stranger', NET.pods, 9030, 99)] },
+    {
+      name: 'a neighbour that nobody has asked for yet',
+      steps: [unresolved('stranger', 9030, 99)],
+    },
     { name: 'via a gateway', steps: [sent('gateway', NET.beyond, 9031)] },
     { name: 'via an IPv6 gateway', steps: [sent('mixed', NET.mixed, 9032)] },
     { name: 'no route', steps: [left('nowhere', 'no_route', NET.nowhere, 9039)] },

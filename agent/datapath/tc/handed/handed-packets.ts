@@ -19,6 +19,7 @@ import { reasonNameOf } from '../../userspace/reasons.ts';
 import { openNatSocket } from '../../userspace/sockets/open.ts';
 import { EarlyFragments } from './early-fragments.ts';
 import type { Exits } from './exits.ts';
+import { NeighbourQueues, type NeighbourQueuesDependencies, type Waiting } from './neighbour-queues.ts';
 import {
   hasPorts,
   lengthOf,
@@ -56,23 +57,46 @@ export interface HandedDependencies {
   /** A program on `lo` redirects what is sent there. */
   readonly redirects: () => boolean;
   readonly now: () => number;
+  readonly neighbours: NeighbourQueuesDependencies;
   /** Whether one more error message may leave (RFC 1812, 4.3.2.8). */
   readonly mayReport: () => boolean;
 }
 
-export type Way = Pick<Route, 'ifindex' | 'local' | 'encapsulates'> & { readonly mtu: number };
+export interface Way extends Pick<Route, 'ifindex' | 'local' | 'encapsulates'> {
+  readonly mtu: number;
+  /** Who has to be there on the link; absent where nobody is asked. */
+  readonly neighbour?: IpAddress;
+}
 
 type Chosen = NonNullable<Handed['chosen']>;
+
+/** A datagram or a part of one, on its way. */
+interface Outgoing {
+  readonly packet: UdpPacket;
+  readonly asSent: Uint8Array;
+  readonly chosen: Chosen;
+  /** The interface that it came by. */
+  readonly ifindex: number;
+  /** Which datagram it is a part of. */
+  readonly key?: string;
+}
+
+/** Why a datagram is lost whose neighbour does not answer, as the program names it. */
+const UNRESOLVED = 'neigh_unresolved';
+/** An ICMP error quotes no more. */
+const MOST_QUOTED = 1280;
 
 export class HandedPackets {
   readonly #deps: HandedDependencies;
   readonly #early: EarlyFragments<Chosen>;
+  readonly #queues: NeighbourQueues;
   readonly #nat: Partial<Record<Family, number>> = {};
   #id = Math.floor(Math.random() * 0x1_0000_0000);
 
   constructor(dependencies: HandedDependencies) {
     this.#deps = dependencies;
     this.#early = new EarlyFragments(dependencies.now);
+    this.#queues = new NeighbourQueues(dependencies.neighbours);
   }
 
   take({ packet: bytes, chosen, ifindex, segment }: Handed): void {
@@ -84,11 +108,14 @@ export class HandedPackets {
     if (packet.fragment) this.#takeFragment(packet, bytes, keyOf(packet, packet.fragment.id, ifindex), chosen, ifindex);
     else if (chosen) {
       const way = this.#resolved(packet, chosen);
-      for (const datagram of segmentsOf(packet, segment)) this.#deliver(datagram, bytes, way, ifindex);
+      for (const datagram of segmentsOf(packet, segment)) {
+        this.#send({ packet: datagram, asSent: bytes, chosen: way, ifindex });
+      }
     }
   }
 
   close(): void {
+    this.#queues.close();
     for (const fd of Object.values(this.#nat)) libc.close(fd);
     this.#deps.exits.close();
   }
@@ -104,61 +131,102 @@ export class HandedPackets {
       if (!chosen) return;
       const way = this.#resolved(packet, chosen);
       const waiting = this.#early.first(key, way);
-      if (!this.#deliver(packet, bytes, way, ifindex)) this.#early.lose(key, way);
-      for (const one of waiting) this.#follow(readPacket(one) as UdpPacket, one, key, way, ifindex);
+      this.#send({ packet, asSent: bytes, chosen: way, ifindex, key });
+      for (const one of waiting) {
+        this.#send({ packet: readPacket(one) as UdpPacket, asSent: one, chosen: way, ifindex, key });
+      }
       return;
     }
     // Where the program sent the first one it alone knows the way.
     const way = this.#early.known(key)?.way ?? chosen;
-    if (way) this.#follow(packet, bytes, key, way, ifindex);
+    if (way) this.#send({ packet, asSent: bytes, chosen: way, ifindex, key });
     else this.#early.keep(key, bytes);
   }
 
-  /** A later part: bytes of a datagram that is counted already, unless it is lost with this one. */
-  #follow(packet: UdpPacket, asSent: Uint8Array, key: string, { row, downstream }: Chosen, ifindex: number): void {
-    const listener = this.#deps.listener(row);
-    if (!listener || this.#early.known(key)?.lost) return;
-    const reason = this.#send(listener, packet, asSent, downstream, ifindex);
-    if (reason === undefined) listener.forwarded(formatAddress(downstream), 0, packet.payload.length);
-    else if (this.#early.lose(key, { row, downstream })) listener.lost(reason);
+  /** Sends it, or has it wait for its neighbour; where it `hasWaited` much may have changed. Else it is lost by name. */
+  #send(one: Outgoing, hasWaited = false): void {
+    const listener = this.#deps.listener(one.chosen.row);
+    if (!listener || this.#isLost(one)) return;
+    const way = this.#wayOf(one, listener);
+    if (typeof way === 'string') this.#lose(one, listener, way);
+    else if (hasWaited || this.#mayLeave(one, listener, way)) this.#leave(one, listener, way);
   }
 
-  /** A datagram, or its first part; false if it is lost. */
-  #deliver(packet: UdpPacket, asSent: Uint8Array, { row, downstream }: Chosen, ifindex: number): boolean {
-    const listener = this.#deps.listener(row);
-    const reason = listener && this.#send(listener, packet, asSent, downstream, ifindex);
-    if (reason === undefined) listener?.forwarded(formatAddress(downstream), 1, packet.payload.length - UDP_HEADER);
-    else listener?.dropped(reason);
-    return listener !== undefined && reason === undefined;
+  /** False if it waits, or is lost. */
+  #mayLeave(one: Outgoing, listener: HandedListener, { ifindex, neighbour }: Way): boolean {
+    if (!neighbour) return true;
+    const answer = this.#queues.offer({ ifindex, address: neighbour }, lengthOf(one.packet), () => this.#kept(one));
+    if (answer === 'full') this.#lose(one, listener, UNRESOLVED);
+    return answer === 'go';
   }
 
-  /** Why it could not be sent. */
-  #send(
-    listener: HandedListener,
-    packet: UdpPacket,
-    asSent: Uint8Array,
-    downstream: SocketAddress,
-    ifindex: number,
-  ): string | undefined {
+  /** It outlives its record. */
+  #kept(one: Outgoing): Waiting {
+    const { source, destination, payload } = one.packet;
+    const packet = {
+      ...one.packet,
+      source: source.slice(),
+      destination: destination.slice(),
+      payload: payload.slice(),
+    };
+    const kept = { ...one, packet, asSent: one.asSent.slice(0, MOST_QUOTED) };
+    return {
+      leave: () => this.#send(kept, true),
+      fail: () => {
+        const listener = this.#deps.listener(kept.chosen.row);
+        if (listener && !this.#isLost(kept)) this.#lose(kept, listener, UNRESOLVED);
+      },
+    };
+  }
+
+  /** A later part of a datagram that is lost already. */
+  #isLost({ packet, key }: Outgoing): boolean {
+    return key !== undefined && !hasPorts(packet) && this.#early.known(key)?.lost === true;
+  }
+
+  #lose({ packet, chosen, key }: Outgoing, listener: HandedListener, reason: string): void {
+    const isNews = key === undefined || this.#early.lose(key, chosen);
+    if (hasPorts(packet)) listener.dropped(reason);
+    else if (isNews) listener.lost(reason);
+  }
+
+  /** The way that it goes, or why there is none. */
+  #wayOf({ packet, asSent, chosen: { downstream }, ifindex }: Outgoing, listener: HandedListener): Way | string {
     if (!listener.has(downstream)) return 'downstream_gone';
-    const kind = sourceKind(packet, ifindex, (sender) => listener.isOwnSource(downstream, sender));
-    if (kind === 'martian') return 'martian_source';
-    if (kind === 'ours alone') return this.#sendFromHere(packet, downstream);
+    if (this.#sourceKind(packet, downstream, ifindex, listener) === 'martian') return 'martian_source';
     const way = this.#deps.wayTo(downstream);
     if (!way) return 'no_route';
-    const next = readdressed(packet, downstream);
-    if (listener.reportsMtu && packet.dontFragment && lengthOf(next) > way.mtu) {
-      this.#report(packet, asSent, way.mtu);
-      return 'mtu_exceeded';
-    }
-    for (const one of packetsOf(next, way.mtu, () => this.#nextId(packet.family))) {
-      const errno = this.#leave(packet.family, one, way);
+    if (!listener.reportsMtu || !packet.dontFragment || lengthOf(packet) <= way.mtu) return way;
+    this.#report(packet, asSent, way.mtu);
+    return 'mtu_exceeded';
+  }
+
+  #sourceKind(packet: UdpPacket, downstream: SocketAddress, ifindex: number, listener: HandedListener) {
+    return sourceKind(packet, ifindex, (sender) => listener.isOwnSource(downstream, sender));
+  }
+
+  /** A later part is bytes of a datagram that is counted already, unless it is lost with this one. */
+  #leave(one: Outgoing, listener: HandedListener, way: Way): void {
+    const { packet, chosen, ifindex } = one;
+    const isOurs = this.#sourceKind(packet, chosen.downstream, ifindex, listener) === 'ours alone';
+    const reason = isOurs
+      ? this.#sendFromHere(packet, chosen.downstream)
+      : this.#sendOn(packet, chosen.downstream, way);
+    const { length } = packet.payload;
+    if (reason !== undefined) this.#lose(one, listener, reason);
+    else if (hasPorts(packet)) listener.forwarded(formatAddress(chosen.downstream), 1, length - UDP_HEADER);
+    else listener.forwarded(formatAddress(chosen.downstream), 0, length);
+  }
+
+  #sendOn(packet: UdpPacket, downstream: SocketAddress, way: Way): string | undefined {
+    for (const one of packetsOf(readdressed(packet, downstream), way.mtu, () => this.#nextId(packet.family))) {
+      const errno = this.#exit(packet.family, one, way);
       if (errno !== 0) return reasonNameOf(errno);
     }
     return undefined;
   }
 
-  #leave(family: Family, packet: Uint8Array, { ifindex, local, encapsulates }: Way): number {
+  #exit(family: Family, packet: Uint8Array, { ifindex, local, encapsulates }: Way): number {
     const { exits, redirects } = this.#deps;
     try {
       if (local || encapsulates || !redirects()) return exits.output(family, packet);
@@ -186,7 +254,7 @@ export class HandedPackets {
   #report(packet: UdpPacket, asSent: Uint8Array, mtu: number): void {
     const { wayTo, mayReport } = this.#deps;
     const way = wayTo({ family: packet.family, ip: ipText(packet.source) });
-    if (way && mayReport()) this.#leave(packet.family, tooBig(packet, asSent, mtu), way);
+    if (way && mayReport()) this.#exit(packet.family, tooBig(packet, asSent, mtu), way);
   }
 
   /** Names a datagram that is cut up here, for its receiver to tell it from the others of its sender. */

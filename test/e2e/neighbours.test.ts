@@ -1,0 +1,116 @@
+/** Neighbours that are not there, or not yet: what is for them arrives, or is dropped by name, and nothing else. */
+import { afterEach, describe, expect, test } from 'vitest';
+import { type Agent, startAgent } from '../../lab/agent.ts';
+import { type DualStack, dualStack } from '../../lab/dual-stack.ts';
+import type { Pod } from '../../lab/host.ts';
+import { titled } from '../../lab/kernel.ts';
+import { labObstacle } from '../../lab/lab.ts';
+import { pause, until } from '../../lab/patience.ts';
+import { type Receivers, receive, type Sent, startSending } from '../../lab/traffic.ts';
+import { union } from '../../lab/union.ts';
+import { config, listener } from './configs.ts';
+import { type Ledger, ledger } from './conservation.ts';
+
+const obstacle = labObstacle();
+const FAMILIES = [4, 6] as const;
+type Family = (typeof FAMILIES)[number];
+const TO = { 4: '10.0.0.1:9000', 6: '[fd00::1]:9000' } as const;
+const cleanUps: (() => unknown)[] = [];
+afterEach(async () => {
+  for (const cleanUp of cleanUps.splice(0).reverse()) await cleanUp();
+});
+
+interface Stage extends DualStack {
+  readonly agent: Agent;
+  readonly targets: readonly Pod[];
+  readonly at: Receivers;
+}
+
+async function stage(family: Family, prepare: (built: DualStack) => void = () => {}): Promise<Stage> {
+  const built = dualStack({ vlan: false });
+  cleanUps.push(() => built.close());
+  prepare(built);
+  const targets = family === 4 ? built.pods : built.pods6;
+  const agent = startAgent(built.node, config(listener({ bind: '[::]:9000', interface: 'eth0', downstream: targets })));
+  cleanUps.push(() => agent.stop());
+  await agent.waitFor(/attached TC eBPF program to ingress/);
+  const at = await receive(targets);
+  cleanUps.push(() => at.close());
+  return { ...built, agent, targets, at };
+}
+
+const flush = ({ node }: DualStack, { hostInterface }: Pod) => node.namespace.ip([`neigh flush dev ${hostInterface}`]);
+/** From now on it does not say where it is, though it still takes what comes. */
+const silence = ({ namespace, ip }: Pod) => {
+  namespace.sysctl({ 'net/ipv4/conf/eth0/arp_ignore': 8 });
+  if (ip.includes(':')) namespace.ip([`addr add ${ip}/128 dev lo`, `addr del ${ip}/128 dev eth0`]);
+};
+const sum = (counts: Readonly<Record<string, number>>) => Object.values(counts).reduce((all, one) => all + one, 0);
+
+/** What was sent is what arrived and what was dropped by name; what was forwarded arrived. */
+async function settled({ agent, at }: Stage, sent: Sent): Promise<Ledger & { readonly lost: number }> {
+  const books = await ledger(agent, 'test', sent.count);
+  const { received, duplicated } = union(await at.report({ quiet: 500 }), sent);
+  const lost = sent.count - received;
+  expect(duplicated).toEqual([]);
+  console.log(
+    lost,
+    books,
+    [...(await agent.metrics())].filter(([key, value]) => value && /egress_drops/.test(key)),
+  );
+  expect(sum(books.dropped), 'dropped by name').toBe(lost);
+  expect(books.forwarded, 'forwarded').toBe(received);
+  return { ...books, lost };
+}
+
+describe.skipIf(obstacle)(titled('a neighbour', obstacle), () => {
+  test.each(FAMILIES)('IPv%i: that has to be asked for gets all, from the first datagram on', async (family) => {
+    const now = await stage(family);
+    const sending = await startSending(now.client, { to: TO[family], rate: 3000, cpu: 0 });
+    await until('traffic', async () => (await now.at.peek()).count >= 300);
+    for (let round = 0; round < 10; round++) {
+      for (const pod of now.targets) flush(now, pod);
+      await pause(50);
+    }
+    const { lost, toSafetyNet } = await settled(now, await sending.stop());
+    expect(lost).toBe(0);
+    expect(toSafetyNet.neigh_unresolved).toBeGreaterThanOrEqual(10);
+  });
+
+  test.each(FAMILIES)('IPv%i: that does not answer: each datagram that is lost has a name', async (family) => {
+    const now = await stage(family);
+    const sending = await startSending(now.client, { to: TO[family], rate: 8000, cpu: 0 });
+    await until('traffic', async () => (await now.at.peek()).count >= 800);
+    const pod = now.targets[1]!;
+    silence(pod);
+    flush(now, pod);
+    await now.agent.waitFor(/health path failed/);
+    await pause(500);
+    const { lost, dropped } = await settled(now, await sending.stop());
+    expect(Object.keys(dropped)).toEqual(['neigh_unresolved']);
+    expect(lost).toBeGreaterThan(1000);
+    expect(lost).toBeLessThan(1.6 * (8000 / 3));
+  });
+
+  test.each(
+    FAMILIES.flatMap((family) =>
+      [
+        ['the other end of its link goes down', (_: DualStack, pod: Pod) => pod.namespace.ip(['link set eth0 down'])],
+        [
+          'its link goes down',
+          ({ node }: DualStack, pod: Pod) => node.namespace.ip([`link set ${pod.hostInterface} down`]),
+        ],
+        ['its link goes', ({ node }: DualStack, pod: Pod) => node.namespace.ip([`link del ${pod.hostInterface}`])],
+      ].map(([name, end]) => [family, name, end] as const),
+    ) as readonly (readonly [Family, string, (built: DualStack, pod: Pod) => void])[],
+  )('IPv%i: %s: what is lost has a name', async (family, _, end) => {
+    const now = await stage(family);
+    const sending = await startSending(now.client, { to: TO[family], rate: 8000, cpu: 0 });
+    await until('traffic', async () => (await now.at.peek()).count >= 800);
+    end(now, now.targets[1]!);
+    await now.agent.waitFor(/health path failed/);
+    await pause(500);
+    const { lost } = await settled(now, await sending.stop());
+    expect(lost).toBeLessThan(8000 / 3);
+  });
+});
