@@ -91,7 +91,7 @@ function checkConfig(args: readonly string[]): number {
 
 /** What the file alone does not tell: whether a receiver is a pod, or on the host network of a node that runs this too. */
 function samePort(name: string, port: number): string {
-  return `listener "${name}" and downstreams of it have port ${port}: fine for pods, but receivers on the host network of nodes that run this config need another port, or their datagrams are spread again`;
+  return `listener "${name}" and downstreams of it have port ${port}: fine for pods, but receivers on the host network of nodes that run this config need another port, or their datagrams may be spread again`;
 }
 
 async function examine(args: readonly string[]): Promise<number> {

@@ -94,6 +94,7 @@ async function start(
         links: () => host.links(),
         leaseSecs: config.lifecycle.leaseSecs,
         egressLookup: (links) => egressLookup(host, links),
+        onLink: (address) => reachability?.onLink(address),
         ways: () => wayLookup(host),
         neighbours: host,
       }),

@@ -43,6 +43,15 @@ struct {
 	__type(value, struct bind);
 } BINDS SEC(".maps");
 
+/* A hash: few hosts have receivers of their own with a listener's port, and most listeners have none. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_PEERS);
+	__type(key, struct peer_key);
+	__type(value, union addr);
+} PEERS SEC(".maps");
+
 /* A map in a map: a table is replaced whole by one write, and BPF_F_INNER_MAP lets each have its own size. */
 struct slot_table {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -132,6 +141,11 @@ static __always_inline bool is_same(const union addr *a, const union addr *b)
 	return !((a->v6[0] ^ b->v6[0]) | (a->v6[1] ^ b->v6[1]) | (a->v6[2] ^ b->v6[2]) | (a->v6[3] ^ b->v6[3]));
 }
 
+static __always_inline bool is_same_mac(const __u8 *a, const __u8 *b)
+{
+	return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) | (a[4] ^ b[4]) | (a[5] ^ b[5]));
+}
+
 /* True if the sender is the downstream or its node, whose stack would take its own address as a source for a forgery. */
 static __always_inline bool is_own_source(const struct slot *slot, const struct packet *pkt)
 {
@@ -218,7 +232,7 @@ static __always_inline struct slot *next_slot(struct bind *bind, struct stats *s
 
 static __always_inline enum fate fate(enum verdict verdict)
 {
-	if (verdict >= VERDICT_lease_expired)
+	if (verdict >= VERDICT_already_spread)
 		return PASSED;
 	return verdict >= VERDICT_no_downstream ? DROPPED : verdict >= VERDICT_ip_options ? HANDED : FORWARDED;
 }
@@ -305,6 +319,51 @@ static __always_inline enum verdict remember(struct __sk_buff *skb, struct packe
 }
 
 /*
+ * True if another node's agent has sent the datagram to a receiver here: a host that is a downstream, too, has put it on the
+ * link, and the way back to its source is not by that host, which so is neither who sent it nor a router of whose it is.
+ * A route that leads elsewhere, or a neighbour that is not known, tells nothing.
+ */
+static __always_inline bool is_already_spread(struct __sk_buff *skb, struct packet *pkt)
+{
+	struct peer_key key = {
+		.addr = pkt->daddr, .ifindex = skb->ifindex, .family = pkt->family, .port = pkt->dport
+	};
+	struct bpf_fib_lookup fib = {};
+	struct slot back = { .addr = pkt->saddr };
+	union addr next = {};
+	union addr *peer;
+	long answer;
+
+	if (bpf_skb_load_bytes(skb, offsetof(struct ethhdr, h_source), key.mac, sizeof(key.mac)))
+		return false;
+	peer = bpf_map_lookup_elem(&PEERS, &key);
+	if (!peer)
+		return false;
+	answer = fib_lookup(skb, pkt, &back, &fib);
+	if (fib.ifindex != skb->ifindex)
+		return false;
+	if (answer == BPF_FIB_LKUP_RET_SUCCESS)
+		return !is_same_mac(fib.dmac, key.mac);
+	/* Nobody here has had anything to say to a source on the link, which the FIB then leaves in its place. */
+	if (pkt->family == AF_INET)
+		next.v4 = fib.ipv4_dst;
+	else
+		__builtin_memcpy(&next, fib.ipv6_dst, sizeof(next));
+	return answer == BPF_FIB_LKUP_RET_NO_NEIGH && is_same(&next, &pkt->saddr) && !is_same(&next, peer);
+}
+
+/* Untouched to whom it was sent, all of it. */
+static __always_inline int pass(struct __sk_buff *skb, struct packet *pkt, struct stats *stats, enum verdict verdict)
+{
+	struct fragment_key key = fragment_key(skb, pkt);
+	struct fragment passed = { .seen_ns = bpf_ktime_get_ns(), .way = FRAGMENT_PASSED };
+
+	if (pkt->part == FIRST)
+		bpf_map_update_elem(&FRAGMENTS, &key, &passed, BPF_ANY);
+	return count(stats, pkt, verdict);
+}
+
+/*
  * The way of a later fragment: that of the first as long as its downstream is in the listener's table, which may have
  * been replaced in between. Nothing goes to a downstream that is gone, not even the rest of what it has in part.
  */
@@ -384,6 +443,8 @@ static __always_inline int follow(struct __sk_buff *skb, struct packet *pkt)
 	}
 	if (!first || first->way == FRAGMENT_EARLY)
 		return keep_early(skb, pkt);
+	if (first->way == FRAGMENT_PASSED)
+		return TC_ACT_UNSPEC;
 	way = later_way(first);
 	if (way == FRAGMENT_EARLY)
 		return TC_ACT_UNSPEC;
@@ -429,7 +490,9 @@ int udp_fanout(struct __sk_buff *skb)
 	if (!stats)
 		return TC_ACT_UNSPEC;
 	if (lease_is_over())
-		return count(stats, &pkt, VERDICT_lease_expired);
+		return pass(skb, &pkt, stats, VERDICT_lease_expired);
+	if (bind->flags & BIND_SHARED && is_already_spread(skb, &pkt))
+		return pass(skb, &pkt, stats, VERDICT_already_spread);
 	stats->pkts_received += pkt.segments;
 	stats->bytes_received += pkt.payload;
 

@@ -20,6 +20,8 @@
 #define MAX_BINDS 8192
 /* Addresses of the node and specific binds; a node in IPVS mode carries every ClusterIP. */
 #define MAX_ADDRESSES 65536
+/* Hosts on the links that are downstreams of the same listeners as this one. */
+#define MAX_PEERS 1024
 /* Fragmented datagrams under way at once; the oldest are forgotten. */
 #define MAX_FRAGMENTED 16384
 /* Bytes of SAFETY_NET, a power of two: what may wait there for the agent. */
@@ -52,9 +54,24 @@ struct bind_key {
 	__u8 pad;
 };
 
+enum bind_flags {
+	BIND_SHARED =
+		1, /* a wildcard, some of whose downstreams are addresses of this host with its own port: PEERS may know more */
+};
+
 struct bind {
 	__u32 listener; /* key of STATS */
 	__u32 table;    /* index of TABLES */
+	__u32 flags;    /* enum bind_flags */
+};
+
+/* Map PEERS: a downstream of a shared bind on this host, and another host on the link that has such a one, by its MAC. */
+struct peer_key {
+	union addr addr;
+	__u32 ifindex;
+	__u32 family; /* AF_INET or AF_INET6 */
+	__be16 port;
+	__u8 mac[6];
 };
 
 /* Array `ports`, one byte a port: which look-ups in BINDS are worth making. 0 for all ports that are not ours. */
@@ -127,6 +144,7 @@ enum fragment_way {
 	FRAGMENT_HANDED = 1,  /* the safety net does */
 	FRAGMENT_LOST = 2,    /* the downstream was removed meanwhile, and that is counted */
 	FRAGMENT_EARLY = 3,   /* no first one yet: the safety net has what came before it */
+	FRAGMENT_PASSED = 4,  /* left to the stack, since another node has spread the datagram */
 };
 
 struct fragment {
@@ -169,6 +187,7 @@ struct fragment {
 	V(rewrite_failed, DROPPED, "the packet could not be rewritten (out of memory)") \
 	V(redirect_failed, DROPPED, "the kernel refused the redirect") \
 	V(safety_net_full, DROPPED, "the safety net had no room left for it") \
+	V(already_spread, PASSED, "another node's agent has sent it to a receiver here, and counts it") \
 	V(lease_expired, PASSED, "left to the stack: no agent has renewed the lease")
 
 enum fate { FORWARDED, HANDED, DROPPED, PASSED };
@@ -233,7 +252,8 @@ struct handed {
 _Static_assert(sizeof(union addr) == 16, "addr");
 _Static_assert(sizeof(struct address_key) == 20, "address_key has no hole");
 _Static_assert(sizeof(struct bind_key) == 24, "bind_key has no hole");
-_Static_assert(sizeof(struct bind) == 8, "bind");
+_Static_assert(sizeof(struct bind) == 12, "bind");
+_Static_assert(sizeof(struct peer_key) == 32, "peer_key has no hole");
 _Static_assert(sizeof(struct slot) == 32, "slot fills a cell");
 _Static_assert(sizeof(struct table_head) == 32, "table_head fills a cell");
 _Static_assert(sizeof(union cell) == 32, "two cells a cache line");

@@ -41,10 +41,10 @@ export interface ListenerCounters {
   readonly bytesForwarded: number;
   /** Those that the program handed to the safety net, by reason, zeroes included; they are forwarded or dropped as well. */
   readonly toSafetyNet: ReadonlyMap<string, number>;
-  /** Those that the program left to the stack though they were the listener's, by reason; they are not received. */
-  readonly passed: ReadonlyMap<string, number>;
   /** By reason, zeroes included. received = forwarded + dropped + what the safety net still has in hand. */
   readonly dropped: ReadonlyMap<string, number>;
+  /** On the listener's port and not received, but left to whom they are for, by reason. */
+  readonly passed: ReadonlyMap<string, number>;
   /** Forwarded datagrams by downstream that is in use, as formatAddress writes it. */
   readonly downstreams: ReadonlyMap<string, number>;
   /** The same of those that are not any more; `other` is all that are too long gone to be told apart. */

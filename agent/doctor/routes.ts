@@ -60,7 +60,7 @@ function spreadAgain({ name, bind, interfaces }: Listener, routes: readonly Rece
     return port === bind.port && out && (out.local || (!out.byGateway && interfaces.includes(out.name)));
   });
   if (hosts.length === 0) return [];
-  const means = `${listed(hosts.map(({ downstream }) => downstream))} may be on the host network with the listener's own port: a node that runs this config spreads again what another one has sent there`;
+  const means = `${listed(hosts.map(({ downstream }) => downstream))} may be on the host network with the listener's own port: a node that runs this config spreads again what another one has sent there, unless it can tell by its MAC`;
   return [
     warn(`host network ${name}`, means, 'give such receivers another port, or bind the address that the senders use'),
   ];

@@ -98,3 +98,8 @@ function decodeUdpPort(kind: string, info: Attributes): number | undefined {
 export function macText(bytes: Uint8Array = new Uint8Array(0)): string {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join(':');
 }
+
+/** The bytes of a link-layer address. */
+export function macBytes(text: string): Uint8Array {
+  return Uint8Array.from(text.split(':'), (byte) => Number.parseInt(byte, 16));
+}

@@ -1,6 +1,6 @@
 /** Neighbours: which addresses the kernel can reach on a link, and stations behind a bridge's ports (linux/neighbour.h). */
 import { decodeIp, encodeIp, FAMILIES, familyOf, type IpAddress } from '../address.ts';
-import { macText } from './link.ts';
+import { macBytes, macText } from './link.ts';
 import { attribute, decodePayload, joined, LITTLE_ENDIAN, u32 } from './message.ts';
 
 /** An entry of the neighbour tables of IPv4 (ARP) and IPv6 (neighbour discovery). */
@@ -47,8 +47,7 @@ export function useRequest(ifindex: number, address: IpAddress): Uint8Array {
 
 /** The payload of an RTM_GETNEIGH for the port of a bridge that a station is behind. */
 export function stationRequest(bridge: number, mac: string): Uint8Array {
-  const bytes = Uint8Array.from(mac.split(':'), (byte) => Number.parseInt(byte, 16));
-  return joined(ndmsg(AF_BRIDGE, 0, 0), attribute(NDA_LLADDR, bytes), attribute(NDA_MASTER, u32(bridge)));
+  return joined(ndmsg(AF_BRIDGE, 0, 0), attribute(NDA_LLADDR, macBytes(mac)), attribute(NDA_MASTER, u32(bridge)));
 }
 
 /** The neighbour in the payload of an RTM_NEWNEIGH; undefined if it is no IP address, as in a bridge's table of MACs. */

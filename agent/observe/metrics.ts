@@ -48,7 +48,7 @@ function registerDatapath(registry: Registry, { counters, egressDrops }: MetricS
   );
   const passed = set.counter(
     'udp_fanout_packets_passed_total',
-    "Datagrams that the program left to the stack though they were the listener's, by reason; not among those received",
+    "Datagrams on the listener's port that were not received, but left to whom they are for, by reason",
     ...reasons,
   );
   const bytesReceived = set.counter(

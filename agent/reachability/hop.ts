@@ -21,6 +21,8 @@ export class Hop {
   /** The bridge's port that its station was last seen behind; while it is down the bridge has forgotten that. */
   port: number | undefined;
   mac = '';
+  /** Somebody has asked for its MAC, and goes by it. */
+  isNamed = false;
   /** Since when it is not known to be there. */
   #doubtedSince: number | undefined;
   #askedAt = Number.NEGATIVE_INFINITY;

@@ -14,7 +14,7 @@ import { Reachability } from './reachability.ts';
 const DISCARD = 9;
 
 export interface OpenedReachability
-  extends Pick<Reachability, 'follow' | 'release' | 'lost' | 'tell' | 'gateway' | 'gatewaysVersion'> {
+  extends Pick<Reachability, 'follow' | 'release' | 'lost' | 'tell' | 'gateway' | 'gatewaysVersion' | 'onLink'> {
   /** By interface that leads to a downstream: packets that it, or its queue, has dropped on the way out. */
   egressDrops(): ReadonlyMap<string, number>;
   close(): void;

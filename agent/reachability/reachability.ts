@@ -103,6 +103,15 @@ export class Reachability {
     return gateway?.family === family ? gateway.ip : undefined;
   }
 
+  /** The address's own station on a link of this host's; undefined where a router leads to it, or nobody knows yet. */
+  onLink({ ip }: IpAddress): { readonly ifindex: number; readonly mac: string } | undefined {
+    const hop = this.#targets.get(ip)?.hop;
+    if (hop?.address.ip !== ip) return undefined;
+    const { ifindex, mac } = hop;
+    hop.isNamed = true;
+    return mac === '' ? undefined : { ifindex, mac };
+  }
+
   /** Another number where `gateway` may answer differently. */
   get gatewaysVersion(): number {
     return this.#gatewaysVersion;
@@ -230,9 +239,11 @@ export class Reachability {
   #lookHop(hop: Hop): void {
     this.#looks--;
     const before = hop.trouble;
+    const { mac } = hop;
     hop.look(this.#deps.host, this.#deps.now());
     if (hop.isDoubted) this.#doubted.add(hop);
     else this.#doubted.delete(hop);
+    if (hop.isNamed && mac !== hop.mac) this.#moved = true;
     if (before === hop.trouble) return;
     for (const target of this.#hops.get(hopKey(hop.ifindex, hop.address.ip))?.users ?? []) this.#named.add(target);
   }

@@ -139,11 +139,13 @@ export class FakeBpf implements Bpf {
   objectOpen(path: string): bigint {
     if (this.#refused('objectOpen')) throw new SystemError(`open of ${path}`, -this.#refused('objectOpen')!);
     const pointer = BigInt(this.#next++);
-    const { address_key, bind_key, bind, stats, fragment_key, fragment, lease } = LAYOUT;
-    const { MAX_ADDRESSES, MAX_BINDS, MAX_TABLES, MAX_LISTENERS, MAX_FRAGMENTED, SAFETY_NET_BYTES } = CONSTANTS;
+    const { address_key, bind_key, bind, peer_key, stats, fragment_key, fragment, lease } = LAYOUT;
+    const { MAX_ADDRESSES, MAX_BINDS, MAX_PEERS, MAX_TABLES, MAX_LISTENERS, MAX_FRAGMENTED, SAFETY_NET_BYTES } =
+      CONSTANTS;
     const maps = [
       new FakeMap('hash', 'ADDRESSES', address_key.size, 4, MAX_ADDRESSES),
       new FakeMap('hash', 'BINDS', bind_key.size, bind.size, MAX_BINDS),
+      new FakeMap('hash', 'PEERS', peer_key.size, 16, MAX_PEERS),
       new FakeMap('array_of_maps', 'TABLES', 4, 4, MAX_TABLES),
       new FakeMap('percpu_hash', 'STATS', 4, stats.size, MAX_LISTENERS),
       new FakeMap('hash', 'FRAGMENTS', fragment_key.size, fragment.size, MAX_FRAGMENTED),

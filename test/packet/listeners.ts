@@ -56,6 +56,9 @@ export const LISTENERS = {
   onenode: { bind: '[::]:9015', to: [10, 11].flatMap((host) => onNode(host, 9015, 254)) },
   onthis: { bind: '[::]:9016', to: onNode(10, 9016, 1) },
 
+  // Receivers on the host network of this node and of another one, with the listener's own port.
+  shared: { bind: '[::]:9017', to: [1, 7].flatMap((host) => twin(NET.clients, host, 9017)) },
+
   translated: { bind: '[::]:9020', to: twin(NET.pods, 10, 514) },
   fragmented: { bind: '[::]:9021', to: [10, 11, 12].flatMap((host) => twin(NET.pods, host, 514)) },
 

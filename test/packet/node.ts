@@ -55,6 +55,10 @@ export function ip(family: Family, net: number, host: number): string {
 /** The node's own addresses. */
 export const NODE_IPS: readonly string[] = Object.values(LINKS).flatMap(({ net }) => [ip(4, net, 1), ip(6, net, 1)]);
 
+/** Another node of the clients' network, with receivers of its own. */
+export const PEER_IPS: readonly string[] = [ip(4, NET.clients, 7), ip(6, NET.clients, 7)];
+export const PEER_MAC = '02:00:00:00:00:07';
+
 export interface Node extends Disposable {
   /** What the agent would see. */
   readonly host: Host;
@@ -138,6 +142,7 @@ function routes(family: Family): string[] {
       ),
     ),
     `neighbour add ${ip(family, NET.pods, 98)} dev cni0 nud failed`,
+    `neighbour add ${PEER_IPS[family === 4 ? 0 : 1]} lladdr ${PEER_MAC} dev eth0`,
     `route add ${to(NET.beyond)} ${gateway}`,
     `route add ${to(NET.mixed)} via inet6 ${ip(6, NET.pods, 254)} dev cni0`,
     `route add blackhole ${to(NET.blackhole)}`,

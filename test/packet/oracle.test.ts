@@ -27,6 +27,7 @@ const OUT_OF_REACH = [
   'rewrite_failed',
   'redirect_failed',
   'safety_net_full',
+  'already_spread',
   'lease_expired',
 ];
 

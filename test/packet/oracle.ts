@@ -4,7 +4,7 @@
  */
 import { BlockList } from 'node:net';
 import { type Family, formatAddress, ipBytes, isWildcard, type SocketAddress } from '../../agent/address.ts';
-import { VERDICTS } from '../../agent/datapath/tc/abi.ts';
+import { type Fate, VERDICTS } from '../../agent/datapath/tc/abi.ts';
 import type { Downstream } from '../../agent/model.ts';
 import { onesSum } from '../../lab/checksum.ts';
 import { lacking } from '../../lab/kernel.ts';
@@ -26,7 +26,7 @@ export interface OracleListener {
 type Place = Pick<Downstream, 'address' | 'node'>;
 
 const FATE = new Map(VERDICTS.map(({ name, fate }) => [name, fate]));
-const FATE_COUNTER: Partial<Record<string, string>> = {
+const FATE_COUNTER: Partial<Record<Fate, string>> = {
   FORWARDED: 'pkts_forwarded',
   HANDED: 'pkts_to_safety_net',
   DROPPED: 'pkts_dropped',

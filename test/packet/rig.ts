@@ -21,7 +21,7 @@ import { keysOf, mapsOf, programById } from '../../lab/loaded-program.ts';
 import { parseAddress } from '../../lab/sockaddr.ts';
 import { type TestRun, testRun } from '../../lab/test-run.ts';
 import { aListener, aLog } from '../fake/words.ts';
-import { enterNode, type LinkName, NODE_IPS, type Node } from './node.ts';
+import { enterNode, type LinkName, NODE_IPS, type Node, PEER_IPS, PEER_MAC } from './node.ts';
 
 /** Another object file than the one that the build made, if the environment names one. */
 const OBJECT = process.env.UDP_FANOUT_OBJECT ?? join(import.meta.dirname, '../../dist/udp_fanout.bpf.o');
@@ -97,6 +97,7 @@ export class Rig<Name extends string> implements Disposable {
       links: () => [],
       leaseSecs: 0,
       egressLookup: (interfaces) => egressLookup(this.node.host, interfaces),
+      onLink: ({ ip }) => (PEER_IPS.includes(ip) ? { ifindex: link('eth0'), mac: PEER_MAC } : undefined),
       ways: () => () => undefined,
       neighbours: { neighbour: () => undefined, use: () => {} },
       openSafetyNet: ({ ring, bytes }) => {

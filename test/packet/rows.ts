@@ -115,6 +115,11 @@ export function forwardedLocal(name: ListenerName, from: Datagram, to: Target): 
   return { frame: from.frame, arrival: {}, action: ACTION.UNSPEC, out: from.readdressed(to, 0), moved };
 }
 
+/** Another node's agent's to count: left to the receiver here as it came. */
+export function passed(name: ListenerName, from: Datagram): Step {
+  return { ...untouched(from.frame), moved: { [name]: { already_spread: 1 } } };
+}
+
 /** Handed to the safety net as it came, for this downstream. */
 export function handed(name: ListenerName, verdict: string, from: Datagram, to: Target, arrival: Arrival = {}): Step {
   const moved = { [name]: counted(from, 'pkts_to_safety_net', verdict, arrival) };

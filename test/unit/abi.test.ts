@@ -30,8 +30,8 @@ const v4 = { family: 4, ip: '10.1.2.3', port: 9000 } as const;
 const v6 = { family: 6, ip: 'fd00::a:1', port: 514 } as const;
 const table = abi.encodeTable(
   [
-    { address: v4, hop: { local: false, egress: { ifindex: 7, mtu: 1450 } } },
-    { address: v6, hop: { local: true } },
+    { address: v4, node: '10.9.8.7', hop: { local: false, egress: { ifindex: 7, mtu: 70_000 } } },
+    { address: v6, node: 'fd00:1:2::f', hop: { local: true } },
   ],
   {
     generation: 7,
@@ -48,6 +48,8 @@ const ENCODED: Readonly<Record<string, Uint8Array>> = {
   bind6: abi.encodeBindKey(v6, 6, 258),
   wildcard: abi.encodeBindKey({ family: 6, ip: '::', port: 9000 }, 4, 1),
   lead: abi.encodeBind(5, 6),
+  shared: abi.encodeBind(5, 4, abi.CONSTANTS.BIND_SHARED),
+  peer: abi.encodePeerKey(v4, 258, '02:00:5e:00:00:fe'),
   head: table.subarray(0, 32),
   slot4: table.subarray(32, 64),
   slot6: table.subarray(64, 96),
@@ -66,6 +68,11 @@ const SAMPLES: Readonly<Record<string, readonly [type: string, value: string]>> 
   bind6: ['struct bind_key', '{ .addr = V6, .ifindex = 258, .port = htons(514), .family = AF_INET6 }'],
   wildcard: ['struct bind_key', '{ .ifindex = 1, .port = htons(9000), .family = AF_INET }'],
   lead: ['struct bind', '{ .listener = 5, .table = 2 * 5 + 1 }'],
+  shared: ['struct bind', '{ .listener = 5, .table = 2 * 5, .flags = BIND_SHARED }'],
+  peer: [
+    'struct peer_key',
+    '{ .addr.bytes = { 10, 1, 2, 3 }, .ifindex = 258, .family = AF_INET, .port = htons(9000), .mac = { 2, 0, 0x5e, 0, 0, 0xfe } }',
+  ],
   // Three cells of head and slots, two of bits; two slots share a cell of counters, one such row for each CPU.
   head: [
     'union cell',
@@ -73,9 +80,12 @@ const SAMPLES: Readonly<Record<string, readonly [type: string, value: string]>> 
   ],
   slot4: [
     'union cell',
-    '{ .slot = { .addr.bytes = { 10, 1, 2, 3 }, .port = htons(9000), .hop = NEXT_HOP_NEIGH, .ifindex = 7, .mtu = 1450 } }',
+    '{ .slot = { .addr.bytes = { 10, 1, 2, 3 }, .port = htons(9000), .hop = NEXT_HOP_NEIGH, .ifindex = 7, .mtu = 65535, .node = htonl(0x0a090807) } }',
   ],
-  slot6: ['union cell', '{ .slot = { .addr = V6, .port = htons(514), .hop = NEXT_HOP_LOCAL } }'],
+  slot6: [
+    'union cell',
+    '{ .slot = { .addr = V6, .port = htons(514), .hop = NEXT_HOP_LOCAL, .node = htonl(0xfd000001 ^ 0x00020000 ^ 0x0f) } }',
+  ],
   kept: ['union cell', '{ .kept = { 1, 2 } }'],
   keptToo: ['union cell', '{ .kept = { 2 } }'],
 };
@@ -163,10 +173,11 @@ describe('the mirror of bpf/udp_fanout.h', () => {
 
   test('has the fates in the order in which the program tells them apart', () => {
     const fates = abi.VERDICTS.map(({ fate }) => fate);
-    expect([...new Set(fates)]).toEqual(['FORWARDED', 'HANDED', 'DROPPED', 'PASSED']);
+    expect([...new Set(fates)]).toEqual(FATES);
     expect(fates).toEqual([...fates].sort((a, b) => FATES.indexOf(a) - FATES.indexOf(b)));
     expect(abi.VERDICTS.find(({ fate }) => fate === 'HANDED')!.name).toBe('ip_options');
     expect(abi.VERDICTS.find(({ fate }) => fate === 'DROPPED')!.name).toBe('no_downstream');
+    expect(abi.VERDICTS.find(({ fate }) => fate === 'PASSED')!.name).toBe('already_spread');
   });
 
   test.each(Object.entries(ENCODED))('writes %s as C does', (name, bytes) => {
@@ -202,6 +213,7 @@ describe('the object', () => {
     expect(Object.fromEntries(found)).toMatchObject({
       ADDRESSES: [layout.address_key!.size, 4, constants.MAX_ADDRESSES],
       BINDS: [layout.bind_key!.size, layout.bind!.size, constants.MAX_BINDS],
+      PEERS: [layout.peer_key!.size, 16, constants.MAX_PEERS],
       TABLES: [4, 4, constants.MAX_TABLES],
       STATS: [4, layout.stats!.size, constants.MAX_LISTENERS],
       FRAGMENTS: [layout.fragment_key!.size, layout.fragment!.size, constants.MAX_FRAGMENTED],

@@ -74,6 +74,22 @@ function rig() {
 }
 
 describe('an address', () => {
+  test('the station of a host on the link is known as soon as it is asked for and resolved, and that is news', () => {
+    const { fake, reachability, world, drain, neighbour } = rig();
+    fake.routes.set('10.0.0.11', { ifindex: 2, local: false });
+    fake.routes.set('10.1.1.10', { ifindex: 2, gateway: v4('10.0.0.11'), local: false });
+    for (const ip of ['10.0.0.11', '10.1.1.10']) reachability.follow(v4(ip));
+    const onLink = (ip: string) => reachability.onLink(v4(ip));
+    expect([onLink('10.0.0.11'), onLink('10.1.1.10'), onLink('10.9.9.9')]).toEqual([undefined, undefined, undefined]);
+    drain();
+    expect(world.asked).toEqual(['10.0.0.11']);
+    fake.resolve(2, '10.0.0.11');
+    neighbour(2, '10.0.0.11');
+    drain();
+    expect([onLink('10.0.0.11'), world.moved]).toEqual([{ ifindex: 2, mac: '02:00:00:00:01:0a' }, 1]);
+    expect(onLink('10.1.1.10')).toBeUndefined();
+  });
+
   test('the router on the way is known, and a new one is news', () => {
     const { fake, reachability, world, drain } = rig();
     const via = (gateway: string) => ({ ifindex: 2, gateway: v4(gateway), local: false });

@@ -1,8 +1,11 @@
 /** The kernel path on a kernel of the test's own: the order of writes, what comes and goes with a listener, failures. */
 import { constants } from 'node:os';
 import { describe, expect, test } from 'vitest';
+import { ipBytes } from '../../agent/address.ts';
 import type { Interface } from '../../agent/datapath/datapath.ts';
+import { CONSTANTS, encodePeerKey, LAYOUT } from '../../agent/datapath/tc/abi.ts';
 import { openTcDatapath } from '../../agent/datapath/tc/datapath.ts';
+import { wantedBinds, wantedPeers } from '../../agent/datapath/tc/matching.ts';
 import { loadObject } from '../../agent/datapath/tc/object.ts';
 import { cpuIds, possibleCpus } from '../../agent/ffi/libbpf.ts';
 import type { Listener, SlotTable } from '../../agent/model.ts';
@@ -559,5 +562,34 @@ describe('the object where memory is limited', () => {
     expect(() => loadObject(OBJECT, bpf, around)).toThrow(
       /^failed to load BPF object: no memory for maps: RLIMIT_MEMLOCK is 65536 bytes/,
     );
+  });
+});
+
+describe('peers of receivers on this host', () => {
+  const here = (ip: string) => ip === NODE.ip;
+  const macs = new Map([
+    ['10.0.0.2', { ifindex: 2, mac: '02:00:00:00:00:02' }],
+    ['10.0.0.3', { ifindex: 3, mac: '02:00:00:00:00:03' }],
+    ['10.0.0.4', { ifindex: 2, mac: '02:00:00:00:00:04' }],
+  ]);
+  const found = (listener: Listener, ...to: readonly (readonly [ip: string, port?: number])[]) => {
+    const slots = to.map(([ip, port = 9000]) => anEndpoint(ip, port));
+    const one = { listener, interfaces: [ETH0], absent: [], tables: [buildTable(4, slots)] };
+    const peers = [...wantedPeers([one], here, ({ ip }) => macs.get(ip))];
+    const binds = [...wantedBinds([one], () => 0, here)];
+    return { peers, flags: binds.map(([, value]) => value[LAYOUT.bind.flags]) };
+  };
+
+  test('are the other hosts on the listener’s links with its own port', () => {
+    const { peers, flags } = found(first, ['10.0.0.1'], ['10.0.0.2'], ['10.0.0.3'], ['10.0.0.4', 9001], ['10.0.0.9']);
+    expect(flags).toEqual([CONSTANTS.BIND_SHARED]);
+    const key = encodePeerKey({ ...NODE, port: 9000 }, 2, '02:00:00:00:00:02');
+    expect(peers).toEqual([[key, ipBytes(4, '10.0.0.2')]]);
+  });
+
+  test('are none where this host has no such receiver, or the bind is not a wildcard', () => {
+    expect(found(first, ['10.0.0.1', 9001], ['10.0.0.2'])).toEqual({ peers: [], flags: [0] });
+    const specific = aListener({ bind: { ...NODE, port: 9000 } });
+    expect(found(specific, ['10.0.0.1'], ['10.0.0.2'])).toEqual({ peers: [], flags: [0] });
   });
 });

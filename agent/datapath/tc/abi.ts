@@ -13,6 +13,7 @@ import {
   isWildcard,
   type SocketAddress,
 } from '../../address.ts';
+import { macBytes } from '../../netlink/link.ts';
 import { type Stop, skipsOf } from '../detours.ts';
 
 export const ABI = 4;
@@ -30,6 +31,7 @@ export const CONSTANTS = {
   MAX_TABLES: 512,
   MAX_BINDS: 8192,
   MAX_ADDRESSES: 65536,
+  MAX_PEERS: 1024,
   MAX_FRAGMENTED: 16384,
   SAFETY_NET_BYTES: 4 << 20,
   COUNTERS_A_CELL: 4,
@@ -39,6 +41,7 @@ export const CONSTANTS = {
   ADDRESS_BOUND: 2,
   PORT_SPECIFIC: 1,
   PORT_WILDCARD: 2,
+  BIND_SHARED: 1,
   NEXT_HOP_NEIGH: 0,
   NEXT_HOP_LOCAL: 1,
   NEXT_HOP_LOOPBACK: 2,
@@ -49,7 +52,8 @@ export const CONSTANTS = {
 export const LAYOUT = {
   address_key: { size: 20, addr: 0, family: 16 },
   bind_key: { size: 24, addr: 0, ifindex: 16, port: 20, family: 22 },
-  bind: { size: 8, listener: 0, table: 4 },
+  bind: { size: 12, listener: 0, table: 4, flags: 8 },
+  peer_key: { size: 32, addr: 0, ifindex: 16, family: 20, port: 24, mac: 26 },
   slot: { size: 32, addr: 0, port: 16, hop: 18, ifindex: 20, mtu: 24, skip: 26, node: 28 },
   fragment_key: { size: 44, saddr: 0, daddr: 16, id: 32, ifindex: 36, family: 40 },
   fragment: { size: 56, slot: 0, seen_ns: 32, table: 40, at: 44, generation: 48, way: 52 },
@@ -66,7 +70,7 @@ export const LAYOUT = {
   lease: { size: 16, until: 0, term: 8 },
   handed: { size: 56, slot: 0, listener: 32, verdict: 36, ifindex: 40, len: 44, segment: 48 },
   stats: {
-    size: 264,
+    size: 272,
     pkts_received: 0,
     pkts_forwarded: 8,
     pkts_to_safety_net: 16,
@@ -74,7 +78,7 @@ export const LAYOUT = {
     bytes_received: 32,
     bytes_forwarded: 40,
     forwarded: 48,
-    next_slot: 256,
+    next_slot: 264,
   },
 } as const;
 
@@ -117,6 +121,11 @@ export const VERDICTS: readonly { readonly name: string; readonly fate: Fate; re
   { name: 'rewrite_failed', fate: 'DROPPED', meaning: 'the packet could not be rewritten (out of memory)' },
   { name: 'redirect_failed', fate: 'DROPPED', meaning: 'the kernel refused the redirect' },
   { name: 'safety_net_full', fate: 'DROPPED', meaning: 'the safety net had no room left for it' },
+  {
+    name: 'already_spread',
+    fate: 'PASSED',
+    meaning: "another node's agent has sent it to a receiver here, and counts it",
+  },
   { name: 'lease_expired', fate: 'PASSED', meaning: 'left to the stack: no agent has renewed the lease' },
 ];
 
@@ -162,10 +171,23 @@ export function encodeBindKey(bind: SocketAddress, family: Family, ifindex: numb
   return bytes;
 }
 
-export function encodeBind(listener: number, family: Family): Uint8Array {
+export function encodeBind(listener: number, family: Family, flags = 0): Uint8Array {
   const bytes = new Uint8Array(LAYOUT.bind.size);
   view(bytes).setUint32(LAYOUT.bind.listener, listener, true);
   view(bytes).setUint32(LAYOUT.bind.table, tableIndex(listener, family), true);
+  view(bytes).setUint32(LAYOUT.bind.flags, flags, true);
+  return bytes;
+}
+
+/** The key of a downstream on this host and another host on the link of that interface. */
+export function encodePeerKey({ family, ip, port }: SocketAddress, ifindex: number, mac: string): Uint8Array {
+  const at = LAYOUT.peer_key;
+  const bytes = new Uint8Array(at.size);
+  bytes.set(ipBytes(family, ip), at.addr);
+  view(bytes).setUint32(at.ifindex, ifindex, true);
+  view(bytes).setUint32(at.family, FAMILIES[family].af, true);
+  view(bytes).setUint16(at.port, port, false);
+  bytes.set(macBytes(mac), at.mac);
   return bytes;
 }
 

@@ -4,7 +4,7 @@
  * removals the other way round. So no datagram meets a listener that is half there.
  */
 
-import type { Family } from '../../address.ts';
+import type { Family, IpAddress } from '../../address.ts';
 import { now as clockNow, setTimer } from '../../clock.ts';
 import * as libbpf from '../../ffi/libbpf.ts';
 import type { Log } from '../../log.ts';
@@ -18,7 +18,7 @@ import type { EgressLookup } from './egress.ts';
 import { readInheritance } from './inheritance.ts';
 import { Lease } from './lease.ts';
 import { KernelListener } from './listener.ts';
-import { bindKeys, wantedAddresses, wantedBinds, wantedPorts } from './matching.ts';
+import { bindKeys, type OnLink, wantedAddresses, wantedBinds, wantedPeers, wantedPorts } from './matching.ts';
 import { FlagsMirror, MapMirror } from './mirror.ts';
 import { type BpfObject, loadObject, loadSuccessor } from './object.ts';
 import { findPredecessor } from './predecessor.ts';
@@ -41,6 +41,8 @@ export interface TcDependencies {
   readonly leaseSecs: number;
   /** Ways towards downstreams, needed only where the FIB refuses because forwarding is off; asked for once a pass. */
   readonly egressLookup: (interfaces: readonly Interface[]) => EgressLookup;
+  /** A downstream that is a host on a link of this one's; undefined where it is none, or not known yet. */
+  readonly onLink?: (address: IpAddress) => OnLink | undefined;
   /** Ways to addresses, for what the program cannot send itself. */
   readonly ways: SafetyNetDependencies['ways'];
   /** Tell whether the next hops of those ways are there. */
@@ -97,6 +99,7 @@ class TcDatapath implements KernelDatapath {
   readonly #listeners = new Map<string, KernelListener>();
   readonly #addresses: MapMirror;
   readonly #binds: MapMirror;
+  readonly #peers: MapMirror;
   readonly #ports: FlagsMirror;
   /** The node's own addresses; the same object as long as they are the same. */
   #local: ReadonlySet<string> = new Set();
@@ -116,6 +119,7 @@ class TcDatapath implements KernelDatapath {
     this.#object = object;
     this.#addresses = new MapMirror(object.addresses);
     this.#binds = new MapMirror(object.binds);
+    this.#peers = new MapMirror(object.peers);
     this.#ports = new FlagsMirror(object.ports);
     if (object.adopted) this.#adopt();
     this.#lease = new Lease(object, dependencies.leaseSecs, bpf);
@@ -185,7 +189,7 @@ class TcDatapath implements KernelDatapath {
 
   /** Goes on with what is in the maps; a listener that cannot be read begins anew when its blueprint comes. */
   #adopt(): void {
-    for (const map of [this.#addresses, this.#binds, this.#ports]) map.adopt();
+    for (const map of [this.#addresses, this.#binds, this.#peers, this.#ports]) map.adopt();
     for (const left of readInheritance(this.#object, this.#bpf)) {
       this.#listeners.set(left.name, KernelListener.adopt(this.#object, left, this.#bpf));
     }
@@ -206,7 +210,14 @@ class TcDatapath implements KernelDatapath {
     if (local.symmetricDifference(this.#local).size > 0) this.#local = local;
     const ready = blueprint.listeners.filter((one) => this.#applyTables(one, problems));
     const addresses = this.#addresses.diff(wantedAddresses(blueprint));
-    const binds = this.#binds.diff(wantedBinds(ready, ({ listener }) => this.#listeners.get(listener.name)!.row));
+    const isHost = (ip: string) => this.#local.has(ip);
+    const rowOf = ({ listener }: ListenerBlueprint) => this.#listeners.get(listener.name)!.row;
+    const binds = this.#binds.diff(wantedBinds(ready, rowOf, isHost));
+    const { onLink = () => undefined } = this.#deps;
+    // Those that there is no room for are only not told from senders.
+    const peers = this.#peers.diff(wantedPeers(ready, isHost, onLink).take(this.#object.sizes.PEERS));
+    attempt('PEERS', peers.remove);
+    attempt('PEERS', peers.add);
     attempt('ADDRESSES', addresses.add);
     attempt('BINDS', binds.add);
     const bound = ready.filter((one) => this.#isBound(one));

@@ -1,8 +1,8 @@
 /** Which datagrams are a listener's, as the program's maps say it: pure, from the blueprint. */
-import { type IpAddress, isWildcard } from '../../address.ts';
+import { type Family, type IpAddress, ipBytes, isWildcard } from '../../address.ts';
 import { familiesOf } from '../../model.ts';
 import type { Blueprint, ListenerBlueprint } from '../datapath.ts';
-import { CONSTANTS, encodeAddressKey, encodeBind, encodeBindKey, encodeU32 } from './abi.ts';
+import { CONSTANTS, encodeAddressKey, encodeBind, encodeBindKey, encodePeerKey, encodeU32 } from './abi.ts';
 
 type Entry = readonly [key: Uint8Array, value: Uint8Array];
 
@@ -25,13 +25,52 @@ export function* wantedAddresses({ addresses, listeners }: Blueprint): Generator
 export function* wantedBinds(
   ready: readonly ListenerBlueprint[],
   rowOf: (listener: ListenerBlueprint) => number,
+  isHost: (ip: string) => boolean,
 ): Generator<Entry> {
   const dualStackFirst = [...ready].sort((a, b) => familiesOf(b.listener).length - familiesOf(a.listener).length);
   for (const one of dualStackFirst) {
     for (const family of familiesOf(one.listener)) {
-      for (const key of bindKeys(one, family)) yield [key, encodeBind(rowOf(one), family)];
+      const flags = sharers(one, family, isHost).here.length > 0 ? CONSTANTS.BIND_SHARED : 0;
+      for (const key of bindKeys(one, family)) yield [key, encodeBind(rowOf(one), family, flags)];
     }
   }
+}
+
+/** A host on a link, as the kernel knows it. */
+export interface OnLink {
+  readonly ifindex: number;
+  readonly mac: string;
+}
+
+/** PEERS: for each downstream here with its wildcard's own port, all other hosts on the listener's links that have one. */
+export function* wantedPeers(
+  ready: readonly ListenerBlueprint[],
+  isHost: (ip: string) => boolean,
+  onLink: (address: IpAddress) => OnLink | undefined,
+): Generator<Entry> {
+  for (const one of ready) {
+    for (const family of familiesOf(one.listener)) {
+      const { here, elsewhere } = sharers(one, family, isHost);
+      if (here.length === 0) continue;
+      for (const address of elsewhere) {
+        const host = onLink(address);
+        if (!host || !one.interfaces.some(({ index }) => index === host.ifindex)) continue;
+        const value = ipBytes(family, address.ip);
+        for (const receiver of here) yield [encodePeerKey(receiver, host.ifindex, host.mac), value];
+      }
+    }
+  }
+}
+
+/** The downstreams of one family that have their wildcard listener's own port, so that a datagram for them is one for it. */
+function sharers({ listener: { bind }, tables }: ListenerBlueprint, family: Family, isHost: (ip: string) => boolean) {
+  const slots = isWildcard(bind) ? (tables.find((table) => table.family === family)?.slots ?? []) : [];
+  const shared = slots.map(({ address }) => address).filter(({ port }) => port === bind.port);
+  const distinct = [...new Map(shared.map((address) => [address.ip, address])).values()];
+  return {
+    here: distinct.filter(({ ip }) => isHost(ip)),
+    elsewhere: distinct.filter(({ ip }) => !isHost(ip)),
+  };
 }
 
 /** The listener's keys of BINDS. */

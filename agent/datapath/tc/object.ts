@@ -20,6 +20,7 @@ const LIBBPF_ERRNO = 4000;
 const LAYOUTS: Readonly<Record<string, readonly [key: number, value: number]>> = {
   ADDRESSES: [LAYOUT.address_key.size, 4],
   BINDS: [LAYOUT.bind_key.size, LAYOUT.bind.size],
+  PEERS: [LAYOUT.peer_key.size, 16],
   TABLES: [4, 4],
   STATS: [4, LAYOUT.stats.size],
   FRAGMENTS: [LAYOUT.fragment_key.size, LAYOUT.fragment.size],
@@ -39,6 +40,7 @@ export interface BpfObject {
   readonly renewProgram: number;
   readonly addresses: BpfMap;
   readonly binds: BpfMap;
+  readonly peers: BpfMap;
   readonly tables: BpfMap;
   readonly stats: BpfMap;
   readonly ports: BpfMap;
@@ -190,6 +192,7 @@ function load(
     renewProgram: program(RENEW_PROGRAM).fd,
     addresses: live('ADDRESSES'),
     binds: live('BINDS'),
+    peers: live('PEERS'),
     tables: live('TABLES'),
     stats: live('STATS'),
     ports: live('.bss'),

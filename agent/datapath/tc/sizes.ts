@@ -7,6 +7,7 @@ export interface Sizes {
   readonly BINDS: number;
   readonly ADDRESSES: number;
   readonly FRAGMENTS: number;
+  readonly PEERS: number;
   /** In bytes. */
   readonly SAFETY_NET: number;
 }
@@ -21,11 +22,12 @@ export const SIZES: readonly Sizes[] = [
     BINDS: CONSTANTS.MAX_BINDS,
     ADDRESSES: CONSTANTS.MAX_ADDRESSES,
     FRAGMENTS: CONSTANTS.MAX_FRAGMENTED,
+    PEERS: CONSTANTS.MAX_PEERS,
     SAFETY_NET: CONSTANTS.SAFETY_NET_BYTES,
   },
-  { STATS: 256, BINDS: 2048, ADDRESSES: 16384, FRAGMENTS: 4096, SAFETY_NET: 1 << 19 },
-  { STATS: 64, BINDS: 512, ADDRESSES: 4096, FRAGMENTS: 512, SAFETY_NET: 1 << 17 },
-  { STATS: 16, BINDS: 128, ADDRESSES: 4096, FRAGMENTS: 256, SAFETY_NET: 1 << 17 },
+  { STATS: 256, BINDS: 2048, ADDRESSES: 16384, FRAGMENTS: 4096, PEERS: 256, SAFETY_NET: 1 << 19 },
+  { STATS: 64, BINDS: 512, ADDRESSES: 4096, FRAGMENTS: 256, PEERS: 64, SAFETY_NET: 1 << 17 },
+  { STATS: 16, BINDS: 128, ADDRESSES: 4096, FRAGMENTS: 256, PEERS: 16, SAFETY_NET: 1 << 17 },
 ];
 /** Cells of slot tables that there must be memory for beside the maps: a dozen tables of a hundred downstreams. */
 export const ROOM_FOR_TABLES = 8192;
@@ -55,16 +57,17 @@ export function firstThatFits<T>(
  * Bytes that kernels before 5.11 charge for maps of these sizes and the program: a hash is charged whole, preallocated or
  * not (struct htab_elem and struct bucket of kernel/bpf/hashtab.c, on 64 bits).
  */
-export function chargedBytes({ STATS, BINDS, ADDRESSES, FRAGMENTS, SAFETY_NET }: Sizes, cpus: number): number {
+export function chargedBytes({ STATS, BINDS, ADDRESSES, FRAGMENTS, PEERS, SAFETY_NET }: Sizes, cpus: number): number {
   const hash = (entries: number, key: number, value: number) =>
     pages(entries * (48 + words(key) + words(value)) + 16 * 2 ** Math.ceil(Math.log2(entries)));
-  const { address_key, bind_key, bind, fragment_key, fragment, stats } = LAYOUT;
+  const { address_key, bind_key, bind, peer_key, fragment_key, fragment, stats } = LAYOUT;
   const ports = pages(65536) + PAGE;
   const rodata = 2 * PAGE;
   const lease = 2 * PAGE;
   return (
     hash(ADDRESSES, address_key.size, 4) +
     hash(BINDS, bind_key.size, bind.size) +
+    hash(PEERS, peer_key.size, 16) +
     hash(FRAGMENTS, fragment_key.size, fragment.size) +
     hash(STATS, 4, 8 + cpus * stats.size) +
     hash(STATS, 4, CONSTANTS.LISTENER_NOTE_BYTES) +

@@ -2,8 +2,19 @@
 import { arp, tcp4, tcp6, udp4, udp6 } from '../../../lab/frame.ts';
 import { ETHER, ethernet, ip4, ip6, PROTOCOL } from '../../../lab/ip.ts';
 import { ownOf, portOf, SECOND_VIP, secondOf, VIP, vipOf } from '../listeners.ts';
-import { NET } from '../node.ts';
-import { datagram, forwarded, handed, type Row, type Side, toListener, twins, untouched } from '../rows.ts';
+import { NET, PEER_IPS, PEER_MAC } from '../node.ts';
+import {
+  datagram,
+  forwarded,
+  forwardedLocal,
+  handed,
+  passed,
+  type Row,
+  type Side,
+  toListener,
+  twins,
+  untouched,
+} from '../rows.ts';
 
 /** Sources that may not be forwarded, and their neighbours that may (RFC 1812, 5.3.7; RFC 4291, 2.5). */
 const SOURCES = {
@@ -20,6 +31,41 @@ const SOURCES = {
 const BROADCAST = 'ff:ff:ff:ff:ff:ff';
 const STRANGER = '02:00:00:00:00:77';
 const multicast = (side: Side) => (side.family === 4 ? '01:00:5e:00:00:01' : '33:33:00:00:00:01');
+
+const shared = twins((side) => {
+  const here = { ip: side.ip(NET.clients, 1), port: 9017 };
+  const there = { ip: PEER_IPS[side.family === 4 ? 0 : 1]!, port: 9017 };
+  const from = (fields: object) => toListener(side, 'shared', fields);
+  const peers = { smac: PEER_MAC };
+  const first = from({ ...peers, fragment: { offset: 0, more: true, id: 9 } });
+  const later = from({ ...peers, fragment: { offset: 64, more: false, id: 9 } });
+  return [
+    {
+      name: 'what another node’s agent has sent to the receiver here is left to it',
+      steps: [passed('shared', from(peers)), passed('shared', from({ ...peers, payload: Buffer.alloc(0) }))],
+    },
+    {
+      name: 'all fragments of it are',
+      steps: [passed('shared', first), untouched(later.frame)],
+    },
+    {
+      name: 'what comes from elsewhere is spread',
+      steps: [forwardedLocal('shared', from({}), here), forwarded('shared', from({}), there)],
+    },
+    {
+      name: 'what the other node has sent itself is spread, the third time to itself only by another’s turn',
+      steps: [forwardedLocal('shared', from({ ...peers, src: there.ip }), here)],
+    },
+    {
+      name: 'what it may have routed, since the way back is not by this link, is spread',
+      steps: [forwardedLocal('shared', from({ ...peers, src: side.ip(NET.pods, 10) }), here)],
+    },
+    {
+      name: 'what is for another address of this node is spread',
+      steps: [forwardedLocal('shared', from({ ...peers, dst: side.ip(NET.second, 1) }), here)],
+    },
+  ];
+});
 
 const addresses = twins((side) => {
   const pod = (host: number, port: number) => ({ ip: side.ip(NET.pods, host), port });
@@ -155,4 +201,4 @@ function flipped(frame: Buffer, at: number, bits: number): Buffer {
   return frame;
 }
 
-export const MATCHING: readonly Row[] = [...addresses, ...protocols];
+export const MATCHING: readonly Row[] = [...addresses, ...shared, ...protocols];
