@@ -127,3 +127,39 @@ describe.skipIf(obstacle)(title('listeners on 0.0.0.0 and on [::] of one port'),
     expect((await ledger(agent, 'all', 20)).forwarded).toBe(20);
   });
 });
+
+describe.skipIf(obstacle)(title('a listener on a broadcast address beside one on all addresses'), () => {
+  const CASES = ['0.0.0.0', '[::]'].flatMap((all) => [
+    { all, mode: 'userspace' },
+    { all, mode: 'tc_ebpf' },
+  ]);
+  test.each(CASES)('($mode, $all): what is sent there is that one’s alone', async ({ all, mode }) => {
+    const { client, node, pods } = lab();
+    const [one, other] = [pods[0]!, pods[1]!];
+    // Of the kernel path’s listeners all but the frames of this interface comes to their safety nets.
+    const nic = mode === 'tc_ebpf' ? 'lo' : 'eth0';
+    const base = { mode, settings: { ...SETTINGS, workers: 2 } };
+    const agent = await started(
+      node,
+      { ...listener({ name: 'all', bind: `${all}:9000`, interface: nic, downstream: [other] }), ...base },
+      { ...listener({ name: 'broadcast', bind: '10.0.0.255:9000', interface: nic, downstream: [one] }), ...base },
+    );
+    if (mode === 'userspace') await agent.waitFor(/updated userspace downstream set listener_id=1/);
+    else await agent.waitFor(/attached TC eBPF program/);
+    const at = await receive([one, other]);
+    cleanUps.push(() => at.close());
+    for (const [to, counts] of [
+      ['10.0.0.255:9000', [20, 0]],
+      ['255.255.255.255:9000', [0, 20]],
+      ['10.0.0.1:9000', [0, 20]],
+    ] as const) {
+      const from = Array.from({ length: 10 }, (_, i) => `10.0.0.9:${40000 + i}`);
+      const sent = await send(client, { to, from, count: 20 });
+      const report = await at.report({ expect: 20 });
+      expect([to, union(report, sent)]).toEqual([to, { received: 20, missing: [], duplicated: [] }]);
+      expect([to, report.receivers.map(({ count }) => count)]).toEqual([to, counts]);
+    }
+    expect((await ledger(agent, 'broadcast', 20)).forwarded).toBe(20);
+    expect((await ledger(agent, 'all', 40)).forwarded).toBe(40);
+  });
+});

@@ -3,7 +3,7 @@
  * the safety net under a listener of the kernel path, this thread. Tables are swapped whole; when `apply` returns,
  * nothing goes by the old ones.
  */
-import { formatAddress, isWildcard } from '../../address.ts';
+import { formatAddress, ipBytes, isWildcard } from '../../address.ts';
 import { now, setTimer } from '../../clock.ts';
 import { SystemError } from '../../ffi/errno.ts';
 import { cgroupLimits } from '../../kernel/cgroup.ts';
@@ -15,7 +15,7 @@ import { UserspaceListener } from './listener.ts';
 import { type IsHost, isHostAddress, isOccupied, withoutLoops } from './loops.ts';
 import { type Opening, type OpenListenerOptions, openListener } from './open-listener.ts';
 import { buildSnapshot, sameSnapshot, sameTables } from './snapshot.ts';
-import type { Senders } from './sockets/open.ts';
+import { isBroadcast, type Senders } from './sockets/open.ts';
 import { allowedCpus } from './workers/cpus.ts';
 import { defaultWorkers, workerBytes } from './workers/default-workers.ts';
 import type { StartThread } from './workers/pool.ts';
@@ -117,24 +117,29 @@ class UserspaceDatapath implements Datapath {
     const safetyNet = this.#isSafetyNet(listener);
     if (safetyNet && isOccupied(listener.bind, known, isHost)) {
       const message = `listener "${name}" has no safety net: a downstream on this host has its port`;
-      // What another node's agent sends to that one is a wildcard listener's here, and is spread again.
+      // What another node's agent sends to that one is a wildcard listener's here, and may be spread again.
       const again = isWildcard(listener.bind)
-        ? `, and gets only its share of what other nodes send to it: ${OTHER_PORT}`
+        ? `, and gets only its share, unless that can be told, of what other nodes send to it: ${OTHER_PORT}`
         : '';
       served.alerts.raise('safety net', { message: message + again, level: again ? 'warn' : 'info' });
       served.close();
       return undefined;
     }
     const onlyIpv6 = hasIpv4Twin(listener, blueprint);
-    const terms = JSON.stringify([listener.bind, listener.source, listener.settings, safetyNet, onlyIpv6]);
+    const elsewhere = broadcastsOfOthers(listener, blueprint);
+    const tellsDestination = elsewhere.length > 0;
+    const terms = JSON.stringify([listener.bind, listener.source, listener.settings, safetyNet, onlyIpv6, elsewhere]);
     const isOpen = served.isOpen(terms);
     const forwarders = isOpen ? served.forwarders : safetyNet ? 1 : this.#workers(listener, blueprint);
     const usable = known.map((table) => this.#withoutLoops(listener, table, isHost, problems));
     const before = served.snapshot;
     // One more, where this thread stands in for workers.
-    const snapshot = buildSnapshot(++this.#generation, usable, blueprint.addresses, forwarders + 1, before);
+    const built = buildSnapshot(++this.#generation, usable, blueprint.addresses, forwarders + 1, before);
+    const snapshot = { ...built, elsewhere };
     const news = !isOpen || !before || !sameTables(before, snapshot);
-    const opening = isOpen ? undefined : this.#open(served, { safetyNet, onlyIpv6, forwarders, snapshot });
+    const opening = isOpen
+      ? undefined
+      : this.#open(served, { safetyNet, onlyIpv6, tellsDestination, forwarders, snapshot });
     return () => {
       if (opening) served.open(terms, this.#orClosed(served, opening.bind), snapshot);
       else if (!before || !sameSnapshot(before, snapshot) || !served.settled) {
@@ -166,7 +171,7 @@ class UserspaceDatapath implements Datapath {
   /** What is open on other terms serves on meanwhile; but where these cannot be had, not by tables that are old. */
   #open(
     served: UserspaceListener,
-    wanted: Pick<OpenListenerOptions, 'safetyNet' | 'onlyIpv6' | 'forwarders' | 'snapshot'>,
+    wanted: Pick<OpenListenerOptions, 'safetyNet' | 'onlyIpv6' | 'tellsDestination' | 'forwarders' | 'snapshot'>,
   ): Opening {
     const once = (level: 'info' | 'warn', line: string) => this.#once(level, line);
     const [log, startThread, senders] = [this.#log, this.#startThread, this.#senders];
@@ -240,6 +245,15 @@ class UserspaceDatapath implements Datapath {
 function hasIpv4Twin({ bind }: Listener, { listeners }: Blueprint): boolean {
   const isTwin = (other: Listener) => other.bind.ip === '0.0.0.0' && other.bind.port === bind.port;
   return bind.ip === '::' && listeners.some(({ listener }) => isTwin(listener));
+}
+
+/** Broadcast addresses that other listeners bind, as words: sockets on a wildcard and the same port get what is sent there, too. */
+function broadcastsOfOthers({ bind }: Listener, { listeners }: Blueprint): readonly number[] {
+  if (!isWildcard(bind)) return [];
+  const others = listeners.map(({ listener }) => listener.bind).filter((other) => other.port === bind.port);
+  return others
+    .filter((other) => other.family === 4 && !isWildcard(other) && isBroadcast(other))
+    .map(({ ip }) => new Uint32Array(ipBytes(4, ip).buffer)[0]!);
 }
 
 function explain({ name, bind }: Listener, error: Error): string {

@@ -23,6 +23,8 @@ export interface OpenListenerOptions {
   readonly safetyNet: boolean;
   /** Whether `[::]` leaves IPv4 to a listener on `0.0.0.0`. */
   readonly onlyIpv6: boolean;
+  /** Whether there are broadcasts that a wildcard leaves to another listener. */
+  readonly tellsDestination: boolean;
   readonly forwarders: number;
   readonly snapshot: TableSnapshot;
   readonly startThread: StartThread | undefined;
@@ -74,14 +76,15 @@ function bindAll({ bind }: Listener, opened: OpenedListener): OpenedListener {
 }
 
 function openAll({ name, bind, settings }: Listener, options: OpenListenerOptions): number[] {
-  const { once, safetyNet, onlyIpv6, forwarders } = options;
+  const { once, safetyNet, onlyIpv6, tellsDestination, forwarders } = options;
   const sockets: ListenerSocket[] = [];
   const blocking = !safetyNet;
   // A socket with UDP_GRO has the kernel merge a flow's datagrams as early as on the NIC, before the kernel path's
   // program sees them: whole bursts would go to one downstream.
   const coalesces = !safetyNet && abilities().coalesces;
   const receiveBuffer = settings.recvBufSize || DEFAULT_RECEIVE_BUFFER;
-  const each = { receiveBuffer, blocking, coalesces, onlyIpv6, isFurther: false, tellsArrival: safetyNet };
+  const tells = { tellsArrival: safetyNet, tellsDestination };
+  const each = { receiveBuffer, blocking, coalesces, onlyIpv6, isFurther: false, ...tells };
   // No thread is started for a port that is not to be had.
   tryBind(bind, each);
   try {

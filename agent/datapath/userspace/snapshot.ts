@@ -21,6 +21,8 @@ export interface TableSnapshot {
   readonly counts: SharedArrayBuffer;
   /** This host's own addresses, 16 bytes each as ipBytes writes them: no source may be bound that is one of them. */
   readonly hostAddresses: Uint8Array;
+  /** Broadcast addresses that another listener binds, as words: what is sent there is that one's alone. */
+  readonly elsewhere?: readonly number[];
 }
 
 /** Makes the snapshot of the tables for so many forwarders; the walks go on where `before` is. */

@@ -57,6 +57,7 @@ export class Forwarder {
   readonly #sender: BatchSender;
   readonly #nat: NatSockets;
   readonly #arrivals: Map<number, number> | undefined;
+  #elsewhere: ReadonlySet<number> | undefined;
   #targets: Targets | undefined;
   /** Whose turn it is in the place of a sender. */
   #turn = 0;
@@ -84,6 +85,7 @@ export class Forwarder {
     this.#targets = new Targets(snapshot, this.#index, this.#nat, this.#gathers);
     this.#walks = { 4: new SlotWalk(snapshot, 4), 6: new SlotWalk(snapshot, 6) };
     this.#paths.setHost(snapshot.hostAddresses);
+    this.#elsewhere = snapshot.elsewhere?.length ? new Set(snapshot.elsewhere) : undefined;
     this.#sender.setTargets(this.#targets);
   }
 
@@ -99,6 +101,7 @@ export class Forwarder {
   forward(messages: number): void {
     const { batch } = this.#buffers;
     batch.arrivals = this.#arrivals;
+    batch.elsewhere = this.#elsewhere;
     for (let next = 0; next < messages; ) {
       next = batch.unpack(next, messages);
       this.#forwardUnpacked();

@@ -22,8 +22,13 @@ export const IOVEC = { size: 16, base: 0, len: 8 } as const;
 
 /** struct cmsghdr and a 16-bit value (UDP_SEGMENT) or a 32-bit one (UDP_GRO), with the room that CMSG_SPACE gives them. */
 export const CMSG = { size: 24, len: 0, level: 8, type: 12, data: 16, dataLen: 18 } as const;
-/** All that a receive is told of a message: UDP_GRO, and struct in_pktinfo behind it. */
-export const RECEIVED_CMSG = { room: 56, align: 8, pktinfo: { v4: 16, v6: 32, local: 20, destination: 24 } } as const;
+/** All that a receive is told of a message: UDP_GRO, and behind it struct in_pktinfo, or of IP_ORIGDSTADDR a sockaddr_in. */
+export const RECEIVED_CMSG = {
+  room: 56,
+  align: 8,
+  pktinfo: { v4: 16, v6: 32, local: 20, destination: 24 },
+  origdstaddr: { type: 20, address: 20 },
+} as const;
 
 /** struct cmsghdr with struct in_pktinfo (linux/in.h) or in6_pktinfo (linux/ipv6.h): the source of one message. */
 export const PKTINFO = {

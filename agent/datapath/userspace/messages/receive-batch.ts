@@ -45,6 +45,8 @@ export class ReceiveBatch {
   readonly #most: number;
   /** Where to count by interface what comes to a socket that tells by which: then nothing is a copy. */
   arrivals: Map<number, number> | undefined;
+  /** Destinations of IPv4, as words, whose messages are another socket's: of a socket that tells. */
+  elsewhere: ReadonlySet<number> | undefined;
   /** Messages from the first on whose headers the kernel, or `pretend`, has written to. */
   #written = 0;
 
@@ -153,11 +155,13 @@ export class ReceiveBatch {
     if (told !== 0) {
       const from = message * RECEIVED_CMSG.room;
       const controls = this.#controls.u32;
-      for (let at = from; at < from + told; ) {
+      for (let at = from, next = from; at < from + told; at = next) {
+        next = at + Math.ceil(controls[at / WORD]! / RECEIVED_CMSG.align) * RECEIVED_CMSG.align;
         if (controls[(at + CMSG.level) / WORD] === SOL_UDP) segment = controls[(at + CMSG.data) / WORD]!;
+        else if (this.elsewhere?.has(this.#destination(at))) return;
+        else if (controls[(at + CMSG.type) / WORD] === RECEIVED_CMSG.origdstaddr.type) continue;
         else if (this.arrivals) this.#arrive(at, this.arrivals);
         else if (this.#isCopy(at)) return;
-        at += Math.ceil(controls[at / WORD]! / RECEIVED_CMSG.align) * RECEIVED_CMSG.align;
       }
     }
     let at = message * this.#stride + HEADROOM;
@@ -177,6 +181,20 @@ export class ReceiveBatch {
     const { local, destination } = RECEIVED_CMSG.pktinfo;
     const own = this.#controls.u32[(at + local) / WORD]!;
     return own !== 0 && own !== this.#controls.u32[(at + destination) / WORD];
+  }
+
+  /** The IPv4 destination in a control message, as a word; 0 if it is of IPv6. */
+  #destination(at: number): number {
+    const { pktinfo, origdstaddr } = RECEIVED_CMSG;
+    const controls = this.#controls.u32;
+    if (controls[(at + CMSG.level) / WORD] !== PKTINFO.v6.level) {
+      const isOriginal = controls[(at + CMSG.type) / WORD] === origdstaddr.type;
+      return controls[(at + (isOriginal ? origdstaddr.address : pktinfo.destination)) / WORD]!;
+    }
+    const words = (at + CMSG.data) / WORD;
+    return controls[words] === 0 && controls[words + 1] === 0 && controls[words + 2] === MAPPED
+      ? controls[words + 3]!
+      : 0;
   }
 
   #arrive(at: number, arrivals: Map<number, number>): void {

@@ -28,7 +28,7 @@ const NO_INTERFACE = 0x7fff_ffff;
 /** linux/sock_diag.h: what SO_RXQ_OVFL reports with a datagram, readable at any time. */
 const SK_MEMINFO_DROPS = 8;
 /** linux/in.h, linux/in6.h */
-const IP = { PKTINFO: 8, MTU_DISCOVER: 10, FREEBIND: 15 } as const;
+const IP = { PKTINFO: 8, MTU_DISCOVER: 10, FREEBIND: 15, RECVORIGDSTADDR: 20 } as const;
 const SOL_IPV6 = 41;
 const IPV6 = {
   RECVPKTINFO: 49,
@@ -69,6 +69,8 @@ export interface ListenerOptions {
   readonly isFurther: boolean;
   /** Whether a message tells by which interface it came. */
   readonly tellsArrival: boolean;
+  /** Whether one of IPv4 tells where it was sent to, since some broadcasts are another listener's: `elsewhere` of a snapshot. */
+  readonly tellsDestination?: boolean;
 }
 
 /** One of a listener's sockets, which receives nothing before it is bound. Throws SystemError. */
@@ -87,6 +89,8 @@ export function openListenerSocket(bind: SocketAddress, options: ListenerOptions
     if (options.coalesces) setOption(fd, SOL_UDP, UDP_GRO, 1);
     if (options.isFurther) tellCopies(fd, bind);
     if (options.tellsArrival) tellArrival(fd, bind.family);
+    // All others say so already, by which a copy is known.
+    else if (options.tellsDestination && !options.isFurther) setOption(fd, SOL_IP, IP.RECVORIGDSTADDR, 1);
     const clamped = setReceiveBuffer(fd, options.receiveBuffer);
     return { fd, ...(clamped && { clamped }) };
   });
@@ -133,7 +137,7 @@ function tellArrival(fd: number, family: Family): void {
 }
 
 /** The kernel knows the interfaces' broadcast addresses: it lets no socket connect to one that has not asked for it. */
-function isBroadcast(bind: SocketAddress): boolean {
+export function isBroadcast(bind: SocketAddress): boolean {
   if (bind.family === 6) return false;
   return opened(4, SOCK_DGRAM, 0, (fd) => {
     const bytes = encodeSockaddr(bind);
