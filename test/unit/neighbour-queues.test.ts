@@ -9,7 +9,14 @@ type State = 'resolved' | 'asked' | 'failed';
 function rig() {
   const clock = new FakeTimer();
   const states = new Map<string, State>();
-  const world = { asked: [] as string[], left: [] as string[], failed: [] as string[], refuses: false, looks: 0 };
+  const world = {
+    asked: [] as string[],
+    left: [] as string[],
+    failed: [] as string[],
+    refuses: false,
+    answersAtOnce: false,
+    looks: 0,
+  };
   const host = {
     neighbour: (ifindex: number, { family, ip }: IpAddress) => {
       world.looks++;
@@ -19,7 +26,7 @@ function rig() {
     use: (_: number, { ip }: IpAddress) => {
       world.asked.push(ip);
       if (world.refuses) throw new Error('no such device');
-      if (states.get(ip) !== 'resolved') states.set(ip, 'asked');
+      if (states.get(ip) !== 'resolved') states.set(ip, world.answersAtOnce ? 'resolved' : 'asked');
     },
   };
   const queues = new NeighbourQueues({ host, timer: clock.set, now: () => clock.now });
@@ -51,7 +58,13 @@ describe('what is for a neighbour', () => {
     expect(world.failed).toEqual([]);
   });
 
-  test('leaves at once when it answers at once', () => {
+  test('that answers before the question is back, as a pod on this host, does not have it wait', () => {
+    const { world, offer } = rig();
+    world.answersAtOnce = true;
+    expect([offer('a'), world.asked]).toEqual(['go', ['10.0.1.10']]);
+  });
+
+  test('leaves as soon as it answers', () => {
     const { clock, states, world, offer } = rig();
     offer('a');
     states.set('10.0.1.10', 'resolved');

@@ -62,8 +62,10 @@ export class NeighbourQueues {
     if (!queue) {
       if (this.#stateOf(neighbour) === 'resolved') return 'go';
       queue = { ...neighbour, since: this.#deps.now(), waiting: [], bytes: 0, isRefused: false };
-      this.#queues.set(key, queue);
       this.#ask(queue);
+      // A pod on this host has answered before the question is back.
+      if (this.#stateOf(neighbour) === 'resolved') return 'go';
+      this.#queues.set(key, queue);
       this.#lookSoon();
     }
     const bytes = length + PACKET_BYTES;
