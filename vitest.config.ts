@@ -28,7 +28,8 @@ export default defineConfig({
           ...common,
           name: 'whole',
           include: ['test/{lab,e2e}/**/*.test.ts'],
-          sequence: { groupOrder: 1 },
+          setupFiles: ['test/closing.ts'],
+          sequence: { groupOrder: 1, hooks: 'list' },
           // Tests that send datagrams load both cores by themselves; side by side they would starve each other.
           fileParallelism: false,
         },

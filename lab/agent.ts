@@ -5,6 +5,7 @@ import { mkdtempSync, writeFileSync } from 'node:fs';
 import { type IncomingMessage, request } from 'node:http';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { books } from './books.ts';
 import type { Host } from './host.ts';
 import type { Namespace } from './namespace.ts';
 import { patient } from './patience.ts';
@@ -57,6 +58,7 @@ export class Agent {
   /** Emits `news` when there is a line more, or no more to come. */
   readonly #activity = new EventEmitter();
   #hasEnded = false;
+  #lastMetrics: ReadonlyMap<string, number> | undefined;
   readonly #namespace: Namespace;
   readonly #http: string;
 
@@ -74,6 +76,7 @@ export class Agent {
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     this.pid = this.#child.pid!;
+    books()?.agents.add(this);
     for (const stream of [this.#child.stdout!, this.#child.stderr!]) {
       createInterface({ input: stream }).on('line', (line) => {
         this.lines.push(line);
@@ -105,6 +108,7 @@ export class Agent {
 
   /** Sends SIGTERM and waits; throws with the log, and kills it, if it does not end within `timeout` ms. */
   async stop(timeout = patient(5000)): Promise<Ending> {
+    if (books()?.agents.has(this)) await this.account();
     const started = performance.now();
     const giveUp = setTimeout(() => this.kill('SIGKILL'), timeout);
     this.kill('SIGTERM');
@@ -134,6 +138,12 @@ export class Agent {
     return { status: response.statusCode!, type, body: Buffer.concat(chunks).toString('utf8') };
   }
 
+  /** Its metrics now, or as it was asked to stop; undefined where there are none to be had. */
+  async account(): Promise<ReadonlyMap<string, number> | undefined> {
+    if (!this.#hasEnded) this.#lastMetrics = (await soon(this.metrics())) ?? this.#lastMetrics;
+    return this.#lastMetrics;
+  }
+
   /** Its metrics, each by name and labels as written: `udp_fanout_packets_dropped_total{reason="ttl"}`. */
   async metrics(): Promise<Map<string, number>> {
     const { body } = await this.get('/metrics');
@@ -145,4 +155,10 @@ export class Agent {
       }),
     );
   }
+}
+
+/** Undefined where there is no answer, as of an agent that hangs or has no HTTP server. */
+async function soon<T>(answer: Promise<T>): Promise<T | undefined> {
+  const late = AbortSignal.timeout(patient(1000));
+  return Promise.race([answer.catch(() => undefined), once(late, 'abort').then(() => undefined)]);
 }

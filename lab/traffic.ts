@@ -2,6 +2,7 @@
  * Numbered datagrams: `send` them in one namespace, `receive` them in others; `union` says whether each came once. What was
  * not sent cannot be lost: fewer datagrams than were meant to leave are an error that names the errno.
  */
+import { books } from './books.ts';
 import type { Host, Pod } from './host.ts';
 import { patient } from './patience.ts';
 import { Program } from './program.ts';
@@ -143,7 +144,9 @@ function wholeOf({ to, mayFail }: SenderJob, result: SenderResult, wanted: numbe
     throw new Error(
       `send to ${to}: ${count} datagrams left, ${wanted} were meant to; ${failures.join(', ') || 'no errno'}`,
     );
-  return { ...result, count };
+  const sent = { ...result, count };
+  books()?.sent.push(sent);
+  return sent;
 }
 
 export interface ReceiveOptions {
@@ -165,14 +168,26 @@ export async function receive(hosts: readonly (Host | Pod)[], options: ReceiveOp
   const job: ReceiverJob = { sockets, buffer: bufferBytes, times };
   const program = new Program<ReceiverCommand, ReceiverReport>(hosts[0]!.namespace, 'receiver.ts', job);
   await program.answer();
-  return {
-    report: async ({ expect = 0, quiet = expect > 0 ? 1000 : 100, limit = 10_000 } = {}) =>
-      inSum(await program.ask({ kind: 'settle', expect, quiet: patient(quiet), limit: patient(limit) })),
-    peek: async () => inSum(await program.ask({ kind: 'peek' })),
-    close: () => program.end(),
-    [Symbol.dispose]: () => program.end(),
-    [Symbol.asyncDispose]: async () => program.end(),
+  const kept = books();
+  const close = () => {
+    kept?.receivers.delete(receivers);
+    program.end();
   };
+  const ask = async ({ expect = 0, quiet = expect > 0 ? 1000 : 100, limit = 10_000 }: SettleOptions = {}) =>
+    inSum(await program.ask({ kind: 'settle', expect, quiet: patient(quiet), limit: patient(limit) }));
+  const receivers: Receivers = {
+    report: async (options) => {
+      const report = await ask(options);
+      kept?.reports.push(report);
+      return report;
+    },
+    peek: async () => inSum(await program.ask({ kind: 'peek' })),
+    close,
+    [Symbol.dispose]: close,
+    [Symbol.asyncDispose]: async () => close(),
+  };
+  kept?.receivers.add(receivers);
+  return receivers;
 }
 
 function inSum(receivers: ReceiverReport): Report {

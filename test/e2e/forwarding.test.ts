@@ -1,6 +1,7 @@
 /** Real datagrams through the real agent on the topologies of real clusters, by the kernel path and by userspace. */
 import { afterEach, describe, expect, test } from 'vitest';
 import { type Agent, startAgent } from '../../lab/agent.ts';
+import { loses } from '../../lab/books.ts';
 import { calicoBgp } from '../../lab/calico-bgp.ts';
 import type { Host, Pod, Topology } from '../../lab/host.ts';
 import { lacking, titled } from '../../lab/kernel.ts';
@@ -169,6 +170,7 @@ describe.skipIf(noOverlay).each(MODES)(titled('$name: a MetalLB VIP, vxlan, 80 t
 
 describe.skipIf(noOverlay).each(MODES)(titled('$name: two VIPs with one port', noOverlay), (mode) => {
   test('each goes to its own pods, and neither takes what is for the node or for nobody', async () => {
+    loses('what is for nobody is lost');
     const { client, vm2, first, second, unrelated } = built(twoVips());
     for (const { ip } of [first, second]) mode.takeVip(vm2, ip);
     const atNode = await receivers([vm2], 80);

@@ -2,6 +2,7 @@
 import { once } from 'node:events';
 import { afterEach, describe, expect, test } from 'vitest';
 import { type Agent, type AgentOptions, startAgent } from '../../lab/agent.ts';
+import { loses } from '../../lab/books.ts';
 import { calicoBgp } from '../../lab/calico-bgp.ts';
 import type { Host, Pod, Topology } from '../../lab/host.ts';
 import { lacking, titled } from '../../lab/kernel.ts';
@@ -127,6 +128,7 @@ async function expectOutInTime({
 
 describe.skipIf(obstacle)(titled('a receiver whose link goes down', obstacle), () => {
   test('is out within interval + timeout, and back when its link is', async () => {
+    loses('a bridge floods what is for a station that it has forgotten, and nobody counts that');
     const { client, node, pods } = built(singleNode({ wiring: 'bridged' }));
     const agent = await started(node, '0.0.0.0:9000', pods);
     await probed(agent, 3);
@@ -154,6 +156,7 @@ describe.skipIf(obstacle)(titled('a receiver whose link goes down', obstacle), (
   });
 
   test('is out as soon over IPv6, on another node', async () => {
+    loses('the node of the dead pod has no agent');
     const { client, router, a, b, pods, vips } = built(calicoBgp());
     // Node b has no agent.
     router.namespace.ip([`route add ${vips[0]} via ${a.ip}`]);

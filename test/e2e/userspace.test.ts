@@ -9,6 +9,7 @@ import { WorkerState } from '../../agent/datapath/userspace/workers/state.ts';
 import type { Listener } from '../../agent/model.ts';
 import { buildTable } from '../../agent/table.ts';
 import { type Agent, startAgent } from '../../lab/agent.ts';
+import { loses } from '../../lab/books.ts';
 import { udp4, udp6 } from '../../lab/frame.ts';
 import type { Host, Topology } from '../../lab/host.ts';
 import { titled } from '../../lab/kernel.ts';
@@ -247,6 +248,7 @@ describe.skipIf(obstacle)(title('userspace: downstreams that fail'), () => {
     ['silent', 'nat', ['EAGAIN', 'EHOSTUNREACH']],
     ['silent', 'preserve', ['EAGAIN', 'EHOSTUNREACH']],
   ])('one that is %s (%s) is counted by name and delays nobody', async (kind, source, reasons) => {
+    loses('a socket tells of a refusal, or of a neighbour that never answers, after the send or not at all');
     const { client, node, pods } = built(singleNode());
     // Nobody listens on the pod's port 9; nobody answers for that neighbour.
     const address = { refused: '10.0.1.12:9', silent: '10.0.0.77:9' }[kind]!;
@@ -333,6 +335,7 @@ describe.skipIf(obstacle)(title('userspace: downstreams that fail'), () => {
 
 describe.skipIf(obstacle)(title('userspace: the start'), () => {
   test('under 20,000 datagrams a second none is lost from the first one on that is taken', async () => {
+    loses('the first ones are there before the agent is');
     const { client, node, pods } = built(singleNode());
     const at = await receivers(pods);
     const from = Array.from({ length: 20 }, (_, i) => `10.0.0.9:${40000 + i}`);
