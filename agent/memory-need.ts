@@ -1,5 +1,5 @@
 /** What a config takes of memory, by measured constants, and what to say where there is not so much. */
-import { AGENT_BYTES, workerBytes } from './datapath/userspace/workers/default-workers.ts';
+import { AGENT_BYTES, socketBytes, threadBytes } from './datapath/userspace/workers/pool-size.ts';
 import type { Listener } from './model.ts';
 
 /** resources.limits.memory of k8s/daemonset.yaml. */
@@ -11,23 +11,24 @@ const DOWNSTREAM_BYTES = 5 << 10;
 
 export interface MemoryNeed {
   readonly bytes: number;
-  /** Of listeners that are sure to be served by threads; one each where their number is left open. */
+  /** Threads that there are for sure: as many as the listener has that wants most; one where that is left open. */
   readonly workers: number;
   /** Static ones: nobody knows how many endpoints a Service will have. */
   readonly downstreams: number;
 }
 
 export function memoryNeed(listeners: readonly Listener[]): MemoryNeed {
-  const pools = listeners
-    .filter(({ mode }) => mode === 'userspace')
-    .map(({ settings }) => ({ workers: Math.max(1, settings.workers), each: workerBytes(settings) }));
+  const threaded = listeners.filter(({ mode }) => mode === 'userspace').map(({ settings }) => settings);
+  const wishes = threaded.map(({ workers }) => Math.max(1, workers));
+  const workers = Math.max(0, ...wishes);
   const downstreams = sum(listeners.map(({ endpoints }) => (endpoints.kind === 'static' ? endpoints.list.length : 0)));
   const bytes =
     AGENT_BYTES +
     listeners.length * LISTENER_BYTES +
     downstreams * DOWNSTREAM_BYTES +
-    sum(pools.map(({ workers, each }) => workers * each));
-  return { bytes, workers: sum(pools.map(({ workers }) => workers)), downstreams };
+    sum(threaded.map((settings, index) => wishes[index]! * socketBytes(settings))) +
+    workers * threadBytes(threaded);
+  return { bytes, workers, downstreams };
 }
 
 export interface MemoryRemark {

@@ -51,12 +51,12 @@ export interface Settings {
   readonly maxPacketSize: number;
   /** Datagrams a recvmmsg call asks for. */
   readonly batchSize: number;
-  /** Worker threads a listener; 0: one for each CPU. */
+  /** Sockets of the listener, each served by another worker thread; 0: one for each CPU. */
   readonly workers: number;
   readonly pinCpus: boolean;
   /** SO_RCVBUF in bytes; 0: DEFAULT_RECEIVE_BUFFER. */
   readonly recvBufSize: number;
-  /** Sockets bound to clients' addresses that a worker holds at most, where the source is preserved. */
+  /** Sockets bound to clients' addresses that a worker holds for it at most, where the source is preserved. */
   readonly maxSources: number;
 }
 

@@ -75,15 +75,19 @@ const settings = section({
   workers: wholeNumber(0, 256)
     .default(0)
     .describe(
-      'Worker threads of the userspace datapath, 0 to 256. Default: 0, one for each CPU within the limits of CPU and memory.',
+      'Worker threads of the userspace datapath that serve the listener, 0 to 256; all listeners share them. Default: 0, one for each CPU within the limits of CPU and memory.',
     ),
-  pin_cpus: trueOrFalse().default(true).describe('Pin each worker thread to a CPU. Default: true.'),
+  pin_cpus: trueOrFalse()
+    .default(true)
+    .describe('Pin each worker thread to a CPU, as long as all listeners that it serves want that. Default: true.'),
   recv_buf_size: wholeNumber(0, 2 ** 31 - 1)
     .default(0)
     .describe('Receive buffer of each userspace socket, in bytes, 0 to 2147483647. Default: 0, 4 MiB.'),
   max_sources: wholeNumber(1, 65536)
     .default(512)
-    .describe('Clients that each worker thread keeps a socket for to preserve their source, 1 to 65536. Default: 512.'),
+    .describe(
+      'Clients that each worker thread of the listener keeps a socket for to preserve their source, 1 to 65536. Default: 512.',
+    ),
 });
 
 const listener = section({

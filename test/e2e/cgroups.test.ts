@@ -66,7 +66,7 @@ describe.skipIf(obstacle)(titled('userspace in a control group', obstacle), () =
       const agent = startAgent(node, config(of('one', 9000, 1), of('many', 9001, 4)), { under: few.under });
       cleanUps.push(() => agent.stop());
       await agent.waitFor(WORKING);
-      await agent.waitFor(/ERROR failed to start worker 1: EAGAIN: no more threads allowed \(pids\.max of the pod/);
+      await agent.waitFor(/ERROR failed to start worker \d: EAGAIN: no more threads allowed \(pids\.max of the pod/);
       expect(await agent.get('/readyz')).toMatchObject({ status: 503, body: 'not ready: listener(many)\n' });
       const at = await receive(pods);
       cleanUps.push(() => at.close());

@@ -29,9 +29,10 @@ describe.skipIf(obstacle)(titled('memory', obstacle), () => {
   test.each([
     [
       '16 worker threads',
-      many(16, 1, { mode: 'userspace', settings: { workers: 1 } }),
-      /with 16 worker threads and 16 /,
+      many(1, 1, { mode: 'userspace', settings: { workers: 16 } }),
+      /with 16 worker threads and 1 /,
     ],
+    ['256 listeners on 2 worker threads', many(256, 1, { mode: 'userspace', settings: { workers: 2 } }), undefined],
     ['20,480 downstreams', many(5, 4096, {}), undefined],
   ])(
     'is what check says, or somewhat less: %s',

@@ -1,7 +1,7 @@
-/** What control groups leave the agent, by the files of machines, pods and containers; and the workers that follow. */
+/** What control groups leave the agent, by the files of machines, pods and containers; and the threads that follow. */
 import { availableParallelism } from 'node:os';
 import { expect, test } from 'vitest';
-import { defaultWorkers, workerBytes } from '../../agent/datapath/userspace/workers/default-workers.ts';
+import { affordableThreads, threadBytes } from '../../agent/datapath/userspace/workers/pool-size.ts';
 import { cgroupLimits } from '../../agent/kernel/cgroup.ts';
 
 const MIB = 1 << 20;
@@ -94,21 +94,24 @@ test('limits of this very process are no less than what it lives in', () => {
   expect(Math.max(1, Math.ceil(cpus))).toBeGreaterThanOrEqual(availableParallelism());
 });
 
-const each = workerBytes({ batchSize: 64 });
-const means = { cpus: 32, limits: { cpus: NO_LIMIT, memory: NO_LIMIT }, each, taken: 0, sharers: 1 };
+const listeners = (count: number, batchSize = 64) =>
+  Array.from({ length: count }, () => ({ batchSize, maxSources: 512 }));
+const means = { cpus: 32, limits: { cpus: NO_LIMIT, memory: NO_LIMIT } };
 
 test.each([
-  ['one for each CPU where nothing is limited', {}, 32],
-  ['no more than the quota, rounded up', { limits: { cpus: 1.5, memory: NO_LIMIT } }, 2],
-  ['the quota of the manifest, whose memory is enough', { limits: { cpus: 2, memory: 256 * MIB } }, 2],
-  ['no more than there is memory', { limits: { cpus: NO_LIMIT, memory: 256 * MIB } }, 9],
-  ['shared with listeners still to come', { limits: { cpus: NO_LIMIT, memory: 256 * MIB }, sharers: 3 }, 3],
-  ['what others have is taken', { limits: { cpus: NO_LIMIT, memory: 256 * MIB }, taken: 4 * each }, 5],
-  ['one, however little there is', { limits: { cpus: 0.1, memory: 64 * MIB } }, 1],
-])('workers: %s', (_, differing, workers) => {
-  expect(defaultWorkers({ ...means, ...differing })).toBe(workers);
+  ['one for each CPU where nothing is limited', 1, means, 32],
+  ['however many listeners there are', 256, means, 32],
+  ['no more than the quota, rounded up', 1, { ...means, limits: { cpus: 1.5, memory: NO_LIMIT } }, 2],
+  ['the quota of the manifest, whose memory is enough', 256, { ...means, limits: { cpus: 2, memory: 256 * MIB } }, 2],
+  ['no more than there is memory', 1, { ...means, limits: { cpus: NO_LIMIT, memory: 256 * MIB } }, 9],
+  ['for sockets too', 64, { ...means, limits: { cpus: NO_LIMIT, memory: 256 * MIB } }, 6],
+  ['one, however little there is', 1, { ...means, limits: { cpus: 0.1, memory: 64 * MIB } }, 1],
+])('threads: %s', (_, count, given, threads) => {
+  expect(affordableThreads(listeners(count), given)).toBe(threads);
 });
 
-test('a worker takes 17 MiB with the default batch, and what a larger one reserves', () => {
-  expect([each, workerBytes({ batchSize: 1024 })]).toEqual([17 * MIB, 77 * MIB]);
+test('a thread takes 17 MiB with the default batch, and what other sizes of batches reserve, rounded up', () => {
+  expect(threadBytes(listeners(256))).toBe(17 * MIB);
+  expect(threadBytes(listeners(1, 1024))).toBe(77 * MIB);
+  expect(threadBytes([...listeners(2), ...listeners(1, 65), ...listeners(1, 100)])).toBe(25 * MIB);
 });

@@ -54,7 +54,10 @@ function check(rows: readonly Row[]): void {
 
 describe('memory', () => {
   const many = wants({
-    listeners: Array.from({ length: 64 }, (_, index) => aListener({ name: `l${index}`, mode: 'userspace' })),
+    listeners: [1, 64, 2].map((workers, index) => {
+      const one = aListener({ name: `l${index}`, mode: 'userspace' });
+      return { ...one, settings: { ...one.settings, workers } };
+    }),
   });
   check([
     [

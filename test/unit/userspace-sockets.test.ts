@@ -13,7 +13,7 @@ import { buildSnapshot } from '../../agent/datapath/userspace/snapshot.ts';
 import { Descriptors } from '../../agent/datapath/userspace/sockets/descriptors.ts';
 import { MAX_CONNECTED, NatSockets } from '../../agent/datapath/userspace/sockets/nat.ts';
 import { openNatSocket, type Senders } from '../../agent/datapath/userspace/sockets/open.ts';
-import { WorkerState } from '../../agent/datapath/userspace/workers/state.ts';
+import { ForwarderState } from '../../agent/datapath/userspace/workers/state.ts';
 import { warmUp } from '../../agent/datapath/userspace/workers/warm-up.ts';
 import { SystemError } from '../../agent/ffi/errno.ts';
 import { buildTable } from '../../agent/table.ts';
@@ -94,9 +94,9 @@ describe('a source', () => {
 /** A forwarder with a batch of ten datagrams of ten sources. */
 function forwarder(preserve: Preserve | undefined, given: Senders) {
   const buffers = new BatchBuffers(16, 1500, false);
-  const state = new WorkerState();
+  const state = new ForwarderState();
   const descriptors = new Descriptors(maxDescriptors(preserve));
-  const fields = { fd: -1, index: 0, maxPacketSize: 1500, gathers: true };
+  const fields = { fd: -1, index: 0, batchSize: 16, maxPacketSize: 1500, gathers: true };
   const one = new Forwarder({ ...fields, buffers, state, preserve, descriptors, senders: given });
   one.adopt(buildSnapshot(1, [buildTable(4, [anEndpoint('127.0.0.1', 9)])], [], 1));
   const send = () => {
@@ -120,7 +120,7 @@ describe('a forwarder', () => {
 
   test.each([-1, -2])('counts no send by %i as forwarded, also after the warm-up of its buffers', (none) => {
     const { send, buffers } = forwarder(KEEP, senders({ raw: () => none, nat: () => none }));
-    warmUp(buffers, true);
+    warmUp(buffers);
     const { received, forwarded, dropped } = send();
     expect([received, forwarded, dropped[REASON.send_failed]]).toEqual([10, 0, 10]);
   });

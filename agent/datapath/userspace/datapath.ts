@@ -17,8 +17,9 @@ import { type Opening, type OpenListenerOptions, openListener } from './open-lis
 import { buildSnapshot, sameSnapshot, sameTables } from './snapshot.ts';
 import { isBroadcast, type Senders } from './sockets/open.ts';
 import { allowedCpus } from './workers/cpus.ts';
-import { defaultWorkers, workerBytes } from './workers/default-workers.ts';
-import type { StartThread } from './workers/pool.ts';
+import { WorkerPool } from './workers/pool.ts';
+import { affordableThreads } from './workers/pool-size.ts';
+import type { StartThread } from './workers/pool-thread.ts';
 
 export interface UserspaceDependencies {
   readonly log: Log;
@@ -42,7 +43,7 @@ class UserspaceDatapath implements Datapath {
   readonly mode = 'userspace';
   readonly #log: Log;
   readonly #isSafetyNet: (listener: Listener) => boolean;
-  readonly #startThread: StartThread | undefined;
+  readonly #pool: WorkerPool;
   readonly #senders: Senders | undefined;
   /** By name. */
   readonly #listeners = new Map<string, UserspaceListener>();
@@ -53,7 +54,7 @@ class UserspaceDatapath implements Datapath {
   constructor({ log, isSafetyNet = () => false, startThread, senders }: UserspaceDependencies) {
     this.#log = log;
     this.#isSafetyNet = isSafetyNet;
-    this.#startThread = startThread;
+    this.#pool = new WorkerPool({ log, start: startThread });
     this.#senders = senders;
   }
 
@@ -79,6 +80,7 @@ class UserspaceDatapath implements Datapath {
 
   remove(): void {
     this.#forget([...this.#listeners.values()]);
+    this.#pool.close();
   }
 
   /** Sockets and threads end with the process in any case: in good order, then. */
@@ -130,7 +132,8 @@ class UserspaceDatapath implements Datapath {
     const tellsDestination = elsewhere.length > 0;
     const terms = JSON.stringify([listener.bind, listener.source, listener.settings, safetyNet, onlyIpv6, elsewhere]);
     const isOpen = served.isOpen(terms);
-    const forwarders = isOpen ? served.forwarders : safetyNet ? 1 : this.#workers(listener, blueprint);
+    const threads = isOpen || safetyNet ? 1 : this.#threads(blueprint);
+    const forwarders = isOpen ? served.forwarders : safetyNet ? 1 : listener.settings.workers || threads;
     const usable = known.map((table) => this.#withoutLoops(listener, table, isHost, problems));
     const before = served.snapshot;
     // One more, where this thread stands in for workers.
@@ -139,7 +142,7 @@ class UserspaceDatapath implements Datapath {
     const news = !isOpen || !before || !sameTables(before, snapshot);
     const opening = isOpen
       ? undefined
-      : this.#open(served, { safetyNet, onlyIpv6, tellsDestination, forwarders, snapshot });
+      : this.#open(served, { safetyNet, onlyIpv6, tellsDestination, forwarders, threads, snapshot });
     return () => {
       if (opening) served.open(terms, this.#orClosed(served, opening.bind), snapshot);
       else if (!before || !sameSnapshot(before, snapshot) || !served.settled) {
@@ -171,11 +174,14 @@ class UserspaceDatapath implements Datapath {
   /** What is open on other terms serves on meanwhile; but where these cannot be had, not by tables that are old. */
   #open(
     served: UserspaceListener,
-    wanted: Pick<OpenListenerOptions, 'safetyNet' | 'onlyIpv6' | 'tellsDestination' | 'forwarders' | 'snapshot'>,
+    wanted: Pick<
+      OpenListenerOptions,
+      'safetyNet' | 'onlyIpv6' | 'tellsDestination' | 'forwarders' | 'threads' | 'snapshot'
+    >,
   ): Opening {
     const once = (level: 'info' | 'warn', line: string) => this.#once(level, line);
-    const [log, startThread, senders] = [this.#log, this.#startThread, this.#senders];
-    return this.#orClosed(served, () => openListener(served.listener, { ...wanted, log, once, startThread, senders }));
+    const [log, pool, senders] = [this.#log, this.#pool, this.#senders];
+    return this.#orClosed(served, () => openListener(served.listener, { ...wanted, log, once, pool, senders }));
   }
 
   #orClosed<T>(served: UserspaceListener, open: () => T): T {
@@ -196,24 +202,11 @@ class UserspaceDatapath implements Datapath {
     return served;
   }
 
-  /** What the config says, or this listener's share of what there is. */
-  #workers({ name, settings }: Listener, { listeners }: Blueprint): number {
-    if (settings.workers > 0) return settings.workers;
-    const others = listeners
-      .filter(({ listener }) => listener.name !== name && !this.#isSafetyNet(listener))
-      .map(({ listener }) => ({ settings: listener.settings, workers: this.#workersOf(listener) }));
-    return defaultWorkers({
-      cpus: allowedCpus().length,
-      limits: cgroupLimits(),
-      each: workerBytes(settings),
-      taken: others.reduce((sum, other) => sum + other.workers * workerBytes(other.settings), 0),
-      sharers: 1 + others.filter(({ workers }) => workers === 0).length,
-    });
-  }
-
-  /** 0 while it is open how many they will be. */
-  #workersOf({ name, settings }: Listener): number {
-    return settings.workers || (this.#listeners.get(name)?.forwarders ?? 0);
+  /** As many as the machine and the control group leave to all listeners that have worker threads. */
+  #threads({ listeners }: Blueprint): number {
+    const threaded = listeners.map(({ listener }) => listener).filter((listener) => !this.#isSafetyNet(listener));
+    const settings = threaded.map((listener) => listener.settings);
+    return affordableThreads(settings, { cpus: allowedCpus().length, limits: cgroupLimits() });
   }
 
   #withoutLoops({ name, bind }: Listener, table: SlotTable, isHost: IsHost, problems: Problem[]): SlotTable {

@@ -5,11 +5,11 @@ import type { LogLimiter } from '../../log-limit.ts';
 import type { Listener, SlotTable } from '../../model.ts';
 import type { ListenerCounters } from '../datapath.ts';
 import { RetiredCounts } from '../retired-counts.ts';
+import type { ForwarderGroup } from './forwarder-group.ts';
 import type { OpenedListener } from './open-listener.ts';
 import { REASONS } from './reasons.ts';
 import { countsOf, type TableSnapshot } from './snapshot.ts';
 import { receiveDrops, withdraw } from './sockets/open.ts';
-import type { ForwarderGroup } from './workers/pool.ts';
 import { addTotals, NO_TOTALS, type Totals } from './workers/state.ts';
 
 export class UserspaceListener {

@@ -8,18 +8,19 @@ import { abilities } from '../../kernel/abilities.ts';
 import type { Log } from '../../log.ts';
 import { DEFAULT_RECEIVE_BUFFER, type Listener } from '../../model.ts';
 import type { Preserve } from './forward/source-paths.ts';
+import type { ForwarderGroup } from './forwarder-group.ts';
 import { LARGEST_MESSAGE } from './messages/receive-batch.ts';
 import { SafetyNet } from './safety-net.ts';
 import type { TableSnapshot } from './snapshot.ts';
 import { bindTo, type ListenerSocket, openListenerSocket, SENDERS, type Senders, tryBind } from './sockets/open.ts';
-import { allowedCpus } from './workers/cpus.ts';
-import { type ForwarderGroup, type PoolJob, type StartThread, WorkerPool } from './workers/pool.ts';
+import type { Terms } from './workers/job.ts';
+import type { WorkerPool } from './workers/pool.ts';
 
 export interface OpenListenerOptions {
   readonly log: Log;
   /** Says a line, but only once. */
   readonly once: (level: 'info' | 'warn', line: string) => void;
-  /** Whether one forwarder of this thread serves it, and not as many workers. */
+  /** Whether one forwarder of this thread serves it, and not workers. */
   readonly safetyNet: boolean;
   /** Whether `[::]` leaves IPv4 to a listener on `0.0.0.0`. */
   readonly onlyIpv6: boolean;
@@ -27,7 +28,9 @@ export interface OpenListenerOptions {
   readonly tellsDestination: boolean;
   readonly forwarders: number;
   readonly snapshot: TableSnapshot;
-  readonly startThread: StartThread | undefined;
+  readonly pool: WorkerPool;
+  /** How many threads the pool may have, if no listener has more sockets. */
+  readonly threads: number;
   /** How this thread opens sockets to send by. */
   readonly senders: Senders | undefined;
 }
@@ -54,7 +57,7 @@ export function openListener(listener: Listener, options: OpenListenerOptions): 
   try {
     const group = options.safetyNet
       ? openSafetyNet(listener, fds[0]!, preserve, options)
-      : openPool(listener, fds, preserve, options);
+      : openShares(listener, fds, preserve, options);
     return { bind: () => bindAll(listener, { fds, group }) };
   } catch (error) {
     for (const fd of fds) libc.close(fd);
@@ -119,24 +122,21 @@ function openSafetyNet(
   return new SafetyNet({ ...fields, maxPacketSize: LARGEST_MESSAGE, gathers: abilities().gathers, coalesces: false });
 }
 
-function openPool(
-  { id, name, settings }: Listener,
+function openShares(
+  { name, settings }: Listener,
   fds: readonly number[],
   preserve: Preserve | undefined,
-  { log, snapshot, startThread: start, senders = SENDERS }: OpenListenerOptions,
+  { log, snapshot, pool, threads, senders = SENDERS }: OpenListenerOptions,
 ): ForwarderGroup {
-  const { batchSize, maxPacketSize, pinCpus } = settings;
+  const { batchSize, maxPacketSize, pinCpus: pin } = settings;
   const { gathers, coalesces } = abilities();
-  const cpus = allowedCpus();
-  const jobs = fds.map((fd, index) => {
-    // Listeners with few workers each do not all begin at the first CPU.
-    const cpu = pinCpus ? cpus[(id + index) % cpus.length] : undefined;
-    return { fd, index, batchSize, maxPacketSize, preserve, gathers, coalesces, cpu };
+  const sockets = fds.map((fd, index) => {
+    return { fd, index, batchSize, maxPacketSize, preserve, gathers, coalesces, pin };
   });
   // All stand-ins are of this one thread, so they share a row of the counters, behind the workers'.
-  const standIn = (job: PoolJob, latest: TableSnapshot) =>
-    new SafetyNet({ ...job, log, name, index: fds.length, snapshot: latest, senders });
-  return new WorkerPool({ log, name, jobs, snapshot, start, standIn });
+  const standIn = (terms: Terms, latest: TableSnapshot) =>
+    new SafetyNet({ ...terms, log, name, index: fds.length, snapshot: latest, senders });
+  return pool.serve({ name, sockets, snapshot, threads, standIn });
 }
 
 /** How sources are kept; undefined for nat. */

@@ -7,12 +7,12 @@ import { MSG_DONTWAIT } from '../../ffi/mmsg.ts';
 import { watchReadable } from '../../ffi/poll.ts';
 import type { Log } from '../../log.ts';
 import { LogLimiter } from '../../log-limit.ts';
-import { BatchBuffers } from './forward/batch-buffers.ts';
+import { sharedBuffers } from './forward/batch-buffers.ts';
 import { Forwarder, type ForwarderOptions, maxDescriptors } from './forward/forwarder.ts';
+import type { ForwarderGroup } from './forwarder-group.ts';
 import type { TableSnapshot } from './snapshot.ts';
 import { Descriptors } from './sockets/descriptors.ts';
-import type { ForwarderGroup } from './workers/pool.ts';
-import { pollUntil, type Totals, WorkerState } from './workers/state.ts';
+import { ForwarderState, pollUntil, type Totals } from './workers/state.ts';
 
 /** Batches in a row before the event loop has its turn: readiness, metrics and the reconciler live there too. */
 const BATCHES_A_TURN = 4;
@@ -20,21 +20,17 @@ const PAUSE_MS = 1000;
 const LAST_BATCHES = 256;
 const ON_ITS_WAY_MS = 1;
 
-/** Shared by the safety nets of this thread, since no two of them are ever at work at once; gone with the last. */
-const shared = new Map<string, WeakRef<BatchBuffers>>();
-
 export interface SafetyNetOptions extends Omit<ForwarderOptions, 'buffers' | 'state' | 'descriptors'> {
   readonly log: Log;
   readonly name: string;
   readonly snapshot: TableSnapshot;
-  readonly batchSize: number;
   /** Whether the socket has UDP_GRO. */
   readonly coalesces: boolean;
 }
 
 export class SafetyNet implements ForwarderGroup {
   readonly #deps: SafetyNetOptions;
-  readonly #state = new WorkerState();
+  readonly #state = new ForwarderState();
   readonly #descriptors: Descriptors;
   readonly #alerts: LogLimiter;
   #snapshot: TableSnapshot;
@@ -112,7 +108,7 @@ export class SafetyNet implements ForwarderGroup {
 
   #open(): Forwarder {
     const { batchSize, maxPacketSize, coalesces } = this.#deps;
-    const buffers = buffersFor(batchSize, maxPacketSize, coalesces);
+    const buffers = sharedBuffers(batchSize, maxPacketSize, coalesces);
     const forwarder = new Forwarder({
       ...this.#deps,
       state: this.#state,
@@ -130,11 +126,4 @@ export class SafetyNet implements ForwarderGroup {
     this.#forwarder = undefined;
     this.#cancelPause = setTimer(PAUSE_MS, () => this.#listen());
   }
-}
-
-function buffersFor(batchSize: number, maxPacketSize: number, coalesces: boolean): BatchBuffers {
-  const key = `${batchSize} ${maxPacketSize} ${coalesces}`;
-  const buffers = shared.get(key)?.deref() ?? new BatchBuffers(batchSize, maxPacketSize, coalesces);
-  shared.set(key, new WeakRef(buffers));
-  return buffers;
 }

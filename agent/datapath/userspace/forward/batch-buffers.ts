@@ -1,5 +1,4 @@
 /** What a batch is worked on with and leaves nothing in: forwarders of one thread share it. */
-
 import { Memory } from '../../../ffi/mmsg.ts';
 import { MessageBlock } from '../messages/message-block.ts';
 import { ReceiveBatch } from '../messages/receive-batch.ts';
@@ -28,4 +27,21 @@ export class BatchBuffers {
     this.singles = new MessageBlock(MAX_SEGMENTS, MAX_SEGMENTS);
     this.headers = new Memory(datagrams * UDP_HEADER);
   }
+}
+
+/** Of this thread, by size, since no two of its forwarders are ever at work at once; gone with the last that has them. */
+const shared = new Map<string, WeakRef<BatchBuffers>>();
+
+/** Messages that there is room for where a batch has at most so many: few sizes, which forwarders can share. */
+export function roomFor(batchSize: number): number {
+  return 2 ** Math.ceil(Math.log2(batchSize));
+}
+
+/** This thread's buffers for batches of so many messages at least. */
+export function sharedBuffers(batchSize: number, bytes: number, coalesces: boolean): BatchBuffers {
+  const messages = roomFor(batchSize);
+  const key = `${messages} ${coalesces || bytes}`;
+  const buffers = shared.get(key)?.deref() ?? new BatchBuffers(messages, bytes, coalesces);
+  shared.set(key, new WeakRef(buffers));
+  return buffers;
 }

@@ -8,7 +8,7 @@ import type { MessageBlock } from '../messages/message-block.ts';
 import { type Ends, UDP_HEADER, writeUdpHeader } from '../messages/udp-header.ts';
 import { REASON, reasonOf } from '../reasons.ts';
 import type { NatSocket } from '../sockets/nat.ts';
-import type { WorkerState } from '../workers/state.ts';
+import type { ForwarderState } from '../workers/state.ts';
 import type { BatchBuffers } from './batch-buffers.ts';
 import { SOURCE_WORDS } from './batch-sources.ts';
 import { SendQueues } from './send-queues.ts';
@@ -21,7 +21,7 @@ const NONE = -1;
 export class BatchSender {
   readonly #buffers: BatchBuffers;
   readonly #paths: SourcePaths;
-  readonly #state: WorkerState;
+  readonly #state: ForwarderState;
   readonly #queues: SendQueues;
   #targets: Targets | undefined;
   /** Queues: one for each source, one raw for each family, one for each downstream. */
@@ -36,7 +36,7 @@ export class BatchSender {
     targetPort: 0,
   };
 
-  constructor(buffers: BatchBuffers, paths: SourcePaths, state: WorkerState) {
+  constructor(buffers: BatchBuffers, paths: SourcePaths, state: ForwarderState) {
     this.#buffers = buffers;
     this.#paths = paths;
     this.#state = state;

@@ -12,7 +12,7 @@ import { SlotWalk, type TableSnapshot } from '../snapshot.ts';
 import type { Descriptors } from '../sockets/descriptors.ts';
 import { MAX_CONNECTED, NatSockets } from '../sockets/nat.ts';
 import { SENDERS, type Senders } from '../sockets/open.ts';
-import type { WorkerState } from '../workers/state.ts';
+import type { ForwarderState } from '../workers/state.ts';
 import type { BatchBuffers } from './batch-buffers.ts';
 import { BatchSender } from './batch-sender.ts';
 import { SOURCE_WORDS } from './batch-sources.ts';
@@ -31,7 +31,9 @@ export interface ForwarderOptions {
   /** Its place among the listener's forwarders. */
   readonly index: number;
   readonly buffers: BatchBuffers;
-  readonly state: WorkerState;
+  /** Most messages of a receive; the buffers may have room for more. */
+  readonly batchSize: number;
+  readonly state: ForwarderState;
   /** Larger datagrams are dropped. */
   readonly maxPacketSize: number;
   /** Absent: nat. */
@@ -50,7 +52,8 @@ export class Forwarder {
   readonly #fd: number;
   readonly #index: number;
   readonly #buffers: BatchBuffers;
-  readonly #state: WorkerState;
+  readonly #batchSize: number;
+  readonly #state: ForwarderState;
   readonly #maxPacketSize: number;
   readonly #gathers: boolean;
   readonly #paths: SourcePaths;
@@ -69,6 +72,7 @@ export class Forwarder {
     this.#fd = options.fd;
     this.#index = options.index;
     this.#buffers = options.buffers;
+    this.#batchSize = options.batchSize;
     this.#state = options.state;
     this.#maxPacketSize = options.maxPacketSize;
     this.#gathers = options.gathers;
@@ -91,7 +95,7 @@ export class Forwarder {
 
   /** Waits for a batch, or with MSG_DONTWAIT does not; how many messages are in the buffers. Throws SystemError. */
   receive(flags: 0 | typeof MSG_DONTWAIT): number {
-    const count = this.#buffers.batch.receive(this.#fd, flags);
+    const count = this.#buffers.batch.receive(this.#fd, flags, this.#batchSize);
     if (count >= 0) return count;
     if (count === -EAGAIN || count === -EINTR) return 0;
     throw new SystemError('recvmmsg', -count);

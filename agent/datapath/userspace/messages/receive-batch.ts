@@ -70,10 +70,10 @@ export class ReceiveBatch {
     this.#written = messages;
   }
 
-  /** Waits for messages as the socket is set to, takes what is there; how many, or -errno. */
-  receive(fd: number, flags = 0): number {
+  /** Waits for messages as the socket is set to, takes what is there, at most so many; how many, or -errno. */
+  receive(fd: number, flags = 0, most = this.messages): number {
     this.#renew();
-    const count = recvmmsg(fd, this.#start, this.messages, MSG_WAITFORONE | MSG_TRUNC | flags);
+    const count = recvmmsg(fd, this.#start, most, MSG_WAITFORONE | MSG_TRUNC | flags);
     if (count > 0) this.#written = count;
     return count;
   }

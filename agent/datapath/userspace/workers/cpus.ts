@@ -1,4 +1,4 @@
-/** The CPUs that this process may use, and threads pinned to one of them (sched_setaffinity(2)). */
+/** The CPUs that this process may use, and those that a thread stays on (sched_setaffinity(2)). */
 import { check } from '../../../ffi/errno.ts';
 import { libc } from '../../../ffi/libc.ts';
 
@@ -14,9 +14,9 @@ export function allowedCpus(): number[] {
   return cpus;
 }
 
-/** Lets the calling thread run on one CPU only. Throws SystemError. */
-export function pinThread(cpu: number): void {
+/** Lets the calling thread run on these CPUs only. Throws SystemError. */
+export function runOn(cpus: readonly number[]): void {
   const mask = new Uint8Array(MASK_BYTES);
-  mask[cpu >> 3] = 1 << (cpu & 7);
+  for (const cpu of cpus) mask[cpu >> 3]! |= 1 << (cpu & 7);
   check('sched_setaffinity', libc.sched_setaffinity(0, mask.length, mask));
 }

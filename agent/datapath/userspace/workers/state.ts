@@ -4,7 +4,7 @@
  */
 import { REASON, REASONS } from '../reasons.ts';
 
-const WORDS = { TURN: 0, ADOPTED: 1, GENERATION: 2, STOP: 3, LEFT: 4, BEAT: 5 } as const;
+const WORDS = { TURN: 0, ADOPTED: 1, GENERATION: 2, STOP: 3, LEFT: 4, READY: 5 } as const;
 const CELLS = { RECEIVED: 0, BYTES_RECEIVED: 1, FORWARDED: 2, BYTES_FORWARDED: 3, REASONS: 4 } as const;
 const HEAD = 32;
 const PAUSE_MS = 0.05;
@@ -37,7 +37,7 @@ export function addTotals(a: Totals, b: Totals): Totals {
 }
 
 /** Both sides of it: the forwarder writes, the agent reads. Each makes one over the same memory. */
-export class WorkerState {
+export class ForwarderState {
   readonly memory: SharedArrayBuffer;
   readonly #words: Int32Array;
   readonly #cells: Float64Array;
@@ -57,14 +57,13 @@ export class WorkerState {
     Atomics.add(this.#words, WORDS.TURN, 1);
   }
 
-  /** The forwarder receives, though it has got nothing just now. */
-  beat(): void {
-    Atomics.add(this.#words, WORDS.BEAT, 1);
+  /** The forwarder receives from now on. */
+  begin(): void {
+    Atomics.store(this.#words, WORDS.READY, 1);
   }
 
-  /** The forwarder has begun to receive. */
   get ready(): boolean {
-    return Atomics.load(this.#words, WORDS.BEAT) !== 0;
+    return Atomics.load(this.#words, WORDS.READY) !== 0;
   }
 
   received(datagrams: number, bytes: number): void {
@@ -102,11 +101,6 @@ export class WorkerState {
     Atomics.store(this.#words, WORDS.STOP, 1);
   }
 
-  /** Grows for as long as the forwarder is at work or waits in a receive; if it does not, the forwarder hangs. */
-  get pulse(): number {
-    return Atomics.load(this.#words, WORDS.TURN) + Atomics.load(this.#words, WORDS.BEAT);
-  }
-
   /** Of a forwarder that is no more: what it had in hand is lost. */
   bookLost(): void {
     const { received, forwarded, dropped } = this.#copy();
@@ -114,7 +108,7 @@ export class WorkerState {
     if (lost > 0) this.dropped(REASON.worker_died, lost);
   }
 
-  /** The forwarder is out of its loop and will touch no socket any more. */
+  /** The forwarder touches no socket any more. */
   get left(): boolean {
     return Atomics.load(this.#words, WORDS.LEFT) !== 0;
   }
@@ -128,7 +122,7 @@ export class WorkerState {
   /** The next one begins. */
   enter(): void {
     Atomics.store(this.#words, WORDS.LEFT, 0);
-    Atomics.store(this.#words, WORDS.BEAT, 0);
+    Atomics.store(this.#words, WORDS.READY, 0);
   }
 
   /**

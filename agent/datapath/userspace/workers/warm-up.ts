@@ -9,7 +9,7 @@ import { Forwarder } from '../forward/forwarder.ts';
 import { buildSnapshot } from '../snapshot.ts';
 import { Descriptors } from '../sockets/descriptors.ts';
 import type { Senders } from '../sockets/open.ts';
-import { WorkerState } from './state.ts';
+import { ForwarderState } from './state.ts';
 
 /** Enough for V8 to have seen and optimised the whole path; tens of milliseconds. */
 const BATCHES = 200;
@@ -18,15 +18,20 @@ const SIZES = [200, 200, 80, 1400];
 const NO_SOCKET = 0x7fff_ffff;
 const SENDERS: Senders = { nat: () => NO_SOCKET, raw: () => NO_SOCKET, client: () => NO_SOCKET };
 
-/** Works on made-up batches with the thread's own buffers, as `preserves` says with sources or without. */
-export function warmUp(buffers: BatchBuffers, preserves: boolean): void {
+/** Works on made-up batches with the thread's own buffers, with sources and without. */
+export function warmUp(buffers: BatchBuffers): void {
+  for (const preserves of [false, true]) workOn(buffers, preserves);
+}
+
+function workOn(buffers: BatchBuffers, preserves: boolean): void {
   const { messages } = buffers.batch;
   const snapshot = buildSnapshot(0, tables(), [], 1);
   const forwarder = new Forwarder({
     fd: NO_SOCKET,
     index: 0,
     buffers,
-    state: new WorkerState(),
+    batchSize: messages,
+    state: new ForwarderState(),
     maxPacketSize: 65507,
     gathers: true,
     preserve: preserves ? { transparent: false, raw: true, maxSources: 0 } : undefined,

@@ -1,0 +1,77 @@
+/** What serves one listener: a share of as many threads as it has sockets. */
+import type { Log } from '../../../log.ts';
+import type { ForwarderGroup } from '../forwarder-group.ts';
+import type { TableSnapshot } from '../snapshot.ts';
+import type { PoolThread } from './pool-thread.ts';
+import type { Share } from './share.ts';
+import { pollUntil, type Totals } from './state.ts';
+
+/** A worker that holds on to an old table for longer is named as a problem; a batch takes well below a millisecond. */
+const SETTLE_MS = 500;
+/** Its wait ends after 100 ms, then it waits as long for what is on its way, then comes what is left in the buffer. */
+const STOP_MS = 1500;
+
+export interface ListenerSharesOptions {
+  readonly log: Log;
+  /** The listener's name. */
+  readonly name: string;
+  readonly places: readonly Place[];
+  /** Called when they have ended, or were given up. */
+  readonly onClose: () => void;
+}
+
+/** A share, and the thread that serves it. */
+export interface Place {
+  readonly share: Share;
+  readonly thread: PoolThread;
+}
+
+export class ListenerShares implements ForwarderGroup {
+  readonly #deps: ListenerSharesOptions;
+  /** By when all have stopped, once they were told to. */
+  #stopBy: number | undefined;
+
+  constructor(options: ListenerSharesOptions) {
+    this.#deps = options;
+  }
+
+  get deaths(): number {
+    return this.#deps.places.reduce((sum, { share }) => sum + share.deaths, 0);
+  }
+
+  ready(limit: number): boolean {
+    return this.#every(limit, ({ share, thread }) => share.state.ready || share.state.left || !thread.serves);
+  }
+
+  publish(snapshot: TableSnapshot): boolean {
+    const { places } = this.#deps;
+    for (const { share, thread } of places) thread.publish(share, snapshot);
+    return places.every(({ share, thread }) => !thread.serves || share.state.settled(SETTLE_MS));
+  }
+
+  totals(): readonly Totals[] {
+    return this.#deps.places.flatMap(({ share }) => share.totals());
+  }
+
+  stop(): void {
+    this.#stopBy ??= performance.now() + STOP_MS;
+    for (const { share, thread } of this.#deps.places) {
+      share.state.stop();
+      thread.state.tell();
+    }
+  }
+
+  close(): void {
+    this.stop();
+    const left = Math.max(0, this.#stopBy! - performance.now());
+    const ended = this.#every(left, ({ share, thread }) => share.state.left || !thread.serves);
+    const { log, name, places, onClose } = this.#deps;
+    if (!ended) log.warn('worker did not stop in time', { listener: name });
+    for (const { share } of places) share.stepBack();
+    onClose();
+  }
+
+  #every(limit: number, test: (place: Place) => boolean): boolean {
+    return pollUntil(limit, () => this.#deps.places.every(test));
+  }
+}
