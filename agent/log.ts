@@ -12,8 +12,14 @@ export type Fields = Readonly<Record<string, string | number | boolean>>;
 type Write = (message: string, fields?: Fields) => void;
 export type Log = Readonly<Record<LogLevel, Write>>;
 
+/** The agent's own log, whose level and format may change. */
+export interface OpenedLog extends Log {
+  follow(level: LogLevel, format: LogFormat): void;
+}
+
 /** `write` takes whole lines; by default they go to standard output. */
-export function openLog(level: LogLevel, format: LogFormat, write: (line: string) => void = writeLine): Log {
+export function openLog(level: LogLevel, format: LogFormat, write: (line: string) => void = writeLine): OpenedLog {
+  let isJson = format === 'json';
   const logger = pino(
     {
       level,
@@ -21,13 +27,19 @@ export function openLog(level: LogLevel, format: LogFormat, write: (line: string
       timestamp: pino.stdTimeFunctions.isoTime,
       formatters: { level: (label) => ({ level: label.toUpperCase() }) },
     },
-    { write: format === 'json' ? write : (line: string) => write(textLine(line)) },
+    { write: (line: string) => write(isJson ? line : textLine(line)) },
   );
   const at =
     (name: LogLevel): Write =>
     (message, fields = {}) =>
       logger[name](fields, withFields(message, fields));
-  return { trace: at('trace'), debug: at('debug'), info: at('info'), warn: at('warn'), error: at('error') };
+  return {
+    ...{ trace: at('trace'), debug: at('debug'), info: at('info'), warn: at('warn'), error: at('error') },
+    follow: (nextLevel, nextFormat) => {
+      logger.level = nextLevel;
+      isJson = nextFormat === 'json';
+    },
+  };
 }
 
 function withFields(message: string, fields: Fields): string {

@@ -2,7 +2,8 @@
 import { resolve } from 'node:path';
 import { formatAddress, type SocketAddress } from './address.ts';
 import { now } from './clock.ts';
-import { FollowedConfig, RESTART } from './config/followed.ts';
+import { FollowedConfig } from './config/followed.ts';
+import type { Config } from './config/load.ts';
 import { openDatapath } from './datapath/composite.ts';
 import { VERDICTS } from './datapath/tc/abi.ts';
 import { detachAll, type ListFilters } from './datapath/tc/clsact.ts';
@@ -11,7 +12,7 @@ import { egressLookup, wayLookup } from './datapath/tc/egress.ts';
 import { openUserspaceDatapath } from './datapath/userspace/datapath.ts';
 import { REASONS } from './datapath/userspace/reasons.ts';
 import { openSource } from './discovery/source.ts';
-import { openHealth } from './health/open-health.ts';
+import { FollowedHealth } from './health/followed-health.ts';
 import { Lifetime } from './lifetime.ts';
 import { type Identity, takeLock } from './lock.ts';
 import { type Log, type LogFormat, type LogLevel, openLog } from './log.ts';
@@ -23,6 +24,7 @@ import { openNodes } from './nodes.ts';
 import { watchBypass } from './observe/bypass.ts';
 import { watchDescriptors } from './observe/descriptors.ts';
 import { watchLosses } from './observe/losses.ts';
+import { MetricsServer } from './observe/metrics-server.ts';
 import { openReachability } from './reachability/open-reachability.ts';
 import { Reconciler } from './reconciler.ts';
 import { version } from './version.ts';
@@ -41,17 +43,29 @@ const BEAT_MS = 1000;
 export async function runAgent(options: AgentOptions): Promise<number> {
   keepHeapSmall();
   const followed = new FollowedConfig(options.config, { podNamespace: process.env.POD_NAMESPACE });
-  const { config } = followed;
-  const log = openLog(options.logLevel ?? config.log.level, options.logFormat ?? config.log.format);
+  const logAs = ({ log }: Config) => [options.logLevel ?? log.level, options.logFormat ?? log.format] as const;
+  const log = openLog(...logAs(followed.config));
   const stopped = stopSignal();
   outliveSignals(log);
   const life = new Lifetime({ log, now });
   // An error that nobody caught is like a kill: what is at work goes on, and the next agent replaces it.
   let atEnd: 'remove' | 'release' = 'release';
   try {
-    if (!(await start(followed, options.objectPath, log, life, () => atEnd))) return 1;
+    const agent = await start(followed, options.objectPath, log, life, () => atEnd);
+    if (!agent) return 1;
+    const part = life.part('config');
+    const onChange = (config: Config) => {
+      log.follow(...logAs(config));
+      agent.follow(config).catch((error: Error) => log.error(error.message));
+    };
+    followed.watch({ log, ticker: part.ticker, onChange });
+    life.onClose('config', () => followed.close());
+    process.on(
+      'SIGHUP',
+      part.guard(() => followed.look(true)),
+    );
     const signal = await stopped;
-    if (config.lifecycle.onExit === 'detach') atEnd = 'remove';
+    if (followed.config.lifecycle.onExit === 'detach') atEnd = 'remove';
     log.info('stopping', { signal });
     return 0;
   } catch (error) {
@@ -63,19 +77,23 @@ export async function runAgent(options: AgentOptions): Promise<number> {
   }
 }
 
-/** False if no listener can run on this machine; the log says why. */
+/** An agent that runs. */
+interface Running {
+  /** Does as another config says, from now on. */
+  follow(config: Config): Promise<void>;
+}
+
+/** Undefined if no listener can run on this machine; the log says why. */
 async function start(
   followed: FollowedConfig,
   objectPath: string,
   log: Log,
   life: Lifetime,
   atEnd: () => 'remove' | 'release',
-): Promise<boolean> {
+): Promise<Running | undefined> {
   const { config } = followed;
   log.info('starting udp-fanout', { version: version(), listeners: config.listeners.length });
   life.onClose('lock', (await takeLock(() => identityOf(followed))).close);
-  followed.watch(log, life.part('config').ticker);
-  life.onClose('config', () => followed.close());
 
   const host = openHost();
   life.onClose('host', () => host.close());
@@ -92,7 +110,7 @@ async function start(
         objectPath,
         filters,
         links: () => host.links(),
-        leaseSecs: config.lifecycle.leaseSecs,
+        leaseSecs: () => followed.config.lifecycle.leaseSecs,
         egressLookup: (links) => egressLookup(host, links),
         onLink: (address) => reachability?.onLink(address),
         ways: () => wayLookup(host),
@@ -107,7 +125,7 @@ async function start(
   });
   life.onClose('datapath', () => datapath[atEnd()]());
   life.part('lease').ticker(BEAT_MS, () => datapath.beat());
-  const health = await openHealth({
+  const health = await FollowedHealth.open({
     config: config.health,
     log,
     reachability,
@@ -130,33 +148,30 @@ async function start(
   });
   life.onClose('bypass', () => bypass.close());
   const unready = () => reconciler.unready();
-  const remarks = () => [followed, reconciler, datapath, bypass, health].flatMap((one) => one.remarks());
-  const discovery = () => source.status();
+  const remarks = () => [followed, reconciler, datapath, bypass, health, metrics].flatMap((one) => one.remarks());
   const egressDrops = () => reachability?.egressDrops() ?? new Map<string, number>();
   const internalErrors = () => life.errors;
-  if (config.metrics.enabled) {
-    // Loaded only where the config asks for it: it is a quarter of the agent's memory.
-    const [{ openMetrics }, { openServer }] = await Promise.all([
-      import('./observe/metrics.ts'),
-      import('./observe/server.ts'),
-    ]);
-    const registry = openMetrics({
+  const metrics = new MetricsServer({
+    log,
+    sources: {
       version: version(),
       counters,
       egressDrops,
       unready,
+      reload: () => followed.reload,
       internalErrors,
-      discovery,
+      discovery: () => source.status(),
       health,
-    });
-    const server = await openServer({ ...config.metrics, registry, unready, remarks });
-    life.onClose('metrics', () => server.close());
-    log.info('serving metrics', { bind: formatAddress(config.metrics.bind), path: config.metrics.path });
-  }
+    },
+    unready,
+    remarks,
+  });
+  life.onClose('metrics', () => metrics.close());
+  await metrics.follow(config.metrics);
   const network = watchNetwork({ onChange: trigger }, life.part('netlink'));
   life.onClose('netlink', () => network.close());
   reconciler.want(config.listeners);
-  if (reconciler.running().length === 0) return false;
+  if (reconciler.running().length === 0) return undefined;
   await source.start(trigger);
   health.start(trigger);
   const losses = watchLosses({ log, counters, meaning, ...life.part('losses') });
@@ -164,7 +179,19 @@ async function start(
   const descriptors = watchDescriptors({ log, ...life.part('descriptors') });
   life.onClose('descriptors', () => descriptors.close());
   collectStartGarbage();
-  return true;
+  const follow = async (next: Config) => {
+    reconciler.want(next.listeners);
+    await health.follow(next.health);
+    await metrics.follow(next.metrics);
+  };
+  // One after the other: the file may be edited again meanwhile.
+  let followedTo = Promise.resolve();
+  return {
+    follow: (next) => {
+      followedTo = followedTo.catch(() => {}).then(() => follow(next));
+      return followedTo;
+    },
+  };
 }
 
 /** Whether a downstream was not among those that were in use; where there was none, nothing is known of any. */
@@ -175,7 +202,7 @@ function isOut(left: ReadonlySet<string> | undefined, address: SocketAddress): b
 /** What `doctor` is told. */
 function identityOf(followed: FollowedConfig): Identity {
   const { path, digest } = followed;
-  const deviation = followed.deviation();
+  const { deviation } = followed;
   return {
     pid: process.pid,
     version: version(),
@@ -191,7 +218,8 @@ function meaning(reason: string): string {
 
 /** Signals that would end the agent without a word, and leave what is ours on the host; Node's debugger is one of them. */
 function outliveSignals(log: Log): void {
-  process.on('SIGHUP', () => log.warn(`a config is not reloaded by SIGHUP: ${RESTART}`));
+  // Until there is somebody who reloads.
+  process.on('SIGHUP', () => {});
   for (const signal of ['SIGUSR1', 'SIGUSR2'] as const)
     process.on(signal, () => log.info('the agent does nothing by this signal', { signal }));
 }

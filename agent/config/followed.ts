@@ -1,26 +1,41 @@
-/** The config file that an agent runs by, and whether it still says what the agent does. */
+/**
+ * The config file that an agent runs by. An edit is followed as soon as it is seen, or refused whole: then the agent goes on
+ * by what it had, and says so wherever it is asked.
+ */
 import { createHash } from 'node:crypto';
 import { statSync } from 'node:fs';
 import { setTicker, type Ticker } from '../clock.ts';
 import type { Log } from '../log.ts';
 import { type Config, loadConfig, type Surroundings } from './load.ts';
 
-const LOOK_MS = 10_000;
+/** A look costs a system call. Notices of the kernel's would not say more: who edits may swap links, or rename. */
+const LOOK_MS = 1000;
 
 /** Equal for configs that mean the same, whatever their files look like. */
 export function digestOf(config: Config): string {
   return createHash('sha256').update(JSON.stringify(config)).digest('hex').slice(0, 16);
 }
 
+export interface Follower {
+  readonly log: Log;
+  readonly ticker?: Ticker;
+  /** Seconds since 1970. */
+  readonly clock?: () => number;
+  /** The file says something else now, and that is what the agent is to do. */
+  readonly onChange: (config: Config) => void;
+}
+
 export class FollowedConfig {
   readonly path: string;
-  readonly config: Config;
-  readonly digest: string;
   readonly #surroundings: Surroundings;
+  #config: Config;
+  #digest: string;
   /** What the file looked like when it was last read. */
   #stamp: string;
-  #deviation: string | undefined;
-  #log: Log | undefined;
+  /** Why what the file says now is not followed. */
+  #refusal: string | undefined;
+  #follower: Follower | undefined;
+  #followedAt = 0;
   #stop = () => {};
 
   /** Reads the file. Throws ConfigError. */
@@ -29,50 +44,88 @@ export class FollowedConfig {
     this.#surroundings = surroundings;
     // First the looks, so that an edit between the two is found later.
     this.#stamp = stampOf(path);
-    this.config = loadConfig(path, surroundings);
-    this.digest = digestOf(this.config);
+    this.#config = loadConfig(path, surroundings);
+    this.#digest = digestOf(this.#config);
   }
 
-  /** Looks at the file every ten seconds, and says so once when it is edited. */
-  watch(log: Log, ticker: Ticker = setTicker): void {
-    this.#log = log;
-    this.#stop = ticker(LOOK_MS, () => this.deviation());
+  /** What the agent runs by. */
+  get config(): Config {
+    return this.#config;
   }
 
-  /** What is different in the file now, and what to do; undefined while the agent runs what it says. */
-  deviation(): string | undefined {
+  get digest(): string {
+    return this.#digest;
+  }
+
+  /** Whether the file is followed as it is, and since when, in seconds since 1970. */
+  get reload(): { readonly successful: boolean; readonly at: number } {
+    return { successful: this.#refusal === undefined, at: this.#followedAt };
+  }
+
+  /** Looks at the file every second, and tells of each edit. */
+  watch(follower: Follower): void {
+    this.#follower = follower;
+    this.#followedAt = this.#now();
+    this.#stop = (follower.ticker ?? setTicker)(LOOK_MS, () => this.look());
+  }
+
+  /** Reads the file if it was edited; `again` reads it in any case. */
+  look(again = false): void {
     const stamp = stampOf(this.path);
-    if (stamp === this.#stamp) return this.#deviation;
+    if (stamp === this.#stamp && !again) return;
     this.#stamp = stamp;
-    const was = this.#deviation;
-    this.#deviation = this.#compare();
-    if (this.#deviation !== undefined && this.#deviation !== was) this.#log?.warn(`config ${this.#deviation}`);
-    if (this.#deviation === undefined && was !== undefined) this.#log?.info('config is followed again');
-    return this.#deviation;
+    const wasRefused = this.#refusal !== undefined;
+    const config = this.#read();
+    if (!config) return;
+    const { log, onChange } = this.#follower!;
+    this.#followedAt = this.#now();
+    const digest = digestOf(config);
+    if (digest !== this.#digest) {
+      this.#config = config;
+      this.#digest = digest;
+      log.info('following the edited config', { file: this.path, listeners: config.listeners.length });
+      onChange(config);
+    } else if (wasRefused || again) log.info('config is as it was', { file: this.path });
+  }
+
+  /** What is wrong in the file now; undefined while the agent runs by what it says. */
+  get deviation(): string | undefined {
+    return this.#refusal;
   }
 
   /** For /readyz. */
   remarks(): readonly string[] {
-    const deviation = this.deviation();
-    return deviation === undefined ? [] : [`config: ${deviation}`];
+    return this.#refusal === undefined ? [] : [`config: ${this.#refusal}`];
   }
 
   close(): void {
     this.#stop();
   }
 
-  #compare(): string | undefined {
-    const name = `"${this.path}"`;
+  #now(): number {
+    return (this.#follower?.clock ?? (() => Date.now() / 1000))();
+  }
+
+  /** What the file says now; undefined where that is refused. */
+  #read(): Config | undefined {
     try {
-      if (digestOf(loadConfig(this.path, this.#surroundings)) === this.digest) return undefined;
-      return `${name} was edited and is not followed: ${RESTART}`;
+      const config = loadConfig(this.path, this.#surroundings);
+      this.#refusal = undefined;
+      return config;
     } catch (error) {
-      // Whoever asks here only wants to know: no error may end an agent that forwards.
-      const [first = ''] = String(error instanceof Error ? error.message : error).split('\n');
-      return `${name} was edited, is not followed, and no agent would start with it: ${first}`;
+      // No mistake in a file may end an agent that forwards.
+      const mistakes = String(error instanceof Error ? error.message : error).split('\n');
+      this.#refusal = `"${this.path}" was edited and is refused, the agent goes on by the config it had: ${mistakes[0]}`;
+      for (const mistake of mistakes.slice(0, MOST_SAID)) {
+        this.#follower?.log.error('the edited config is refused, the one before stays', { mistake });
+      }
+      return undefined;
     }
   }
 }
+
+/** Of a file with more mistakes the log has so many; `check` has them all. */
+const MOST_SAID = 20;
 
 /** What to do where a config is not followed. */
 export const RESTART = 'restart the agent (kubectl -n udp-fanout rollout restart daemonset/udp-fanout)';

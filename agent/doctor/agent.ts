@@ -25,9 +25,7 @@ export function agentFindings({ agent, config }: AgentFacts): Finding[] {
 function follows({ config: path, digest, deviation }: Identity, config: AgentFacts['config']): Finding {
   const what = 'config';
   if (deviation !== undefined) {
-    // One that an agent would start with already says to restart it.
-    const mend = deviation.endsWith(RESTART) ? 'or undo the edit' : 'mend or undo the edit';
-    return fail(what, `the running agent's ${deviation}`, mend);
+    return fail(what, `the running agent's ${deviation}`, 'mend or undo the edit');
   }
   if (config === undefined || config.digest === digest) return ok(what, `the running agent follows "${path}"`);
   // A copy of what is to be, held against a node as it is, is no fault of the node.

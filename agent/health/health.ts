@@ -39,6 +39,8 @@ export interface HealthDependencies {
   readonly reachability?: Pick<Reachability, 'follow' | 'release' | 'lost' | 'tell'> | undefined;
   /** Whether an agent before this one had the listener and did not use the downstream; default no. */
   readonly wasOut?: (listener: Listener, address: SocketAddress) => boolean;
+  /** Where the probes are counted; default its own. */
+  readonly statistics?: Statistics;
   /** Why nothing is probed although the config asks for it. */
   readonly obstacle?: string;
 }
@@ -55,7 +57,7 @@ export interface EndpointHealth {
 }
 
 export class Health {
-  readonly statistics = new Statistics();
+  readonly statistics: Statistics;
   readonly #deps: HealthDependencies;
   readonly #settings: ProbeSettings;
   readonly #prober: Prober | undefined;
@@ -70,6 +72,7 @@ export class Health {
     const { config, clock, openProber, reachability, guard = (task) => task, wasOut = () => false } = dependencies;
     const { intervalSecs, timeoutSecs, fall, rise, failOpen } = config;
     this.#deps = dependencies;
+    this.statistics = dependencies.statistics ?? new Statistics();
     this.#alerts = new LogLimiter({ log: dependencies.log, ...clock });
     this.#settings = { ...clock, fall, rise, intervalMs: intervalSecs * 1000, timeoutMs: timeoutSecs * 1000 };
     this.#prober = openProber?.(guard((address, hint) => this.#hint(address, hint)));

@@ -32,13 +32,18 @@ export interface OpenHealthDependencies extends Part {
   readonly log: Log;
   readonly reachability: HealthDependencies['reachability'];
   readonly wasOut: HealthDependencies['wasOut'];
+  readonly statistics: HealthDependencies['statistics'];
 }
 
 /** Never fails: what keeps probes from working is said once, and everything that is ready counts as healthy. */
 export async function openHealth(dependencies: OpenHealthDependencies): Promise<OpenedHealth> {
-  const { config, log, reachability, wasOut, timer, guard } = dependencies;
+  const { config, log, reachability, wasOut, statistics, timer, guard } = dependencies;
   const clock = { timer: onTicks(timer, now, TICK_MS), now, random: Math.random };
-  const shared = { config, log, reachability, guard, clock, ...(wasOut && { wasOut }) };
+  const shared = {
+    ...{ config, log, reachability, guard, clock },
+    ...(wasOut && { wasOut }),
+    ...(statistics && { statistics }),
+  };
   if (!config.enabled) return new Health(shared);
   const { openProber, lack } = await proberFor(config, clock.timer);
   const { protocol } = config;

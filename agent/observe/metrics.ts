@@ -14,6 +14,8 @@ export interface MetricSources {
   /** Packets dropped on the way out, by interface that leads to a downstream. */
   readonly egressDrops: () => ReadonlyMap<string, number>;
   readonly unready: () => readonly string[];
+  /** Whether the config file is followed as it is, and since when, in seconds since 1970. */
+  readonly reload: () => { readonly successful: boolean; readonly at: number };
   /** Errors that nobody expected, by where they came up. */
   readonly internalErrors: () => ReadonlyMap<string, number>;
   readonly discovery: () => readonly DiscoveryStream[];
@@ -112,10 +114,18 @@ function registerDatapath(registry: Registry, { counters, egressDrops }: MetricS
   });
 }
 
-function registerAgent(registry: Registry, { version, unready, internalErrors }: MetricSources): void {
+function registerAgent(registry: Registry, { version, unready, reload, internalErrors }: MetricSources): void {
   const set = new MetricSet(registry);
   const ready = set.gauge('udp_fanout_ready', '1: /readyz answers 200');
   const build = set.gauge('udp_fanout_build_info', 'Always 1', 'version');
+  const followed = set.gauge(
+    'udp_fanout_config_last_reload_successful',
+    '1: the config file is followed as it is; 0: it was edited and is refused',
+  );
+  const followedAt = set.gauge(
+    'udp_fanout_config_last_reload_success_timestamp_seconds',
+    'When the config that is followed was read, in seconds since 1970',
+  );
   const errors = set.counter(
     'udp_fanout_internal_errors_total',
     'Errors of the agent itself that it outlived, by where they came up',
@@ -124,6 +134,9 @@ function registerAgent(registry: Registry, { version, unready, internalErrors }:
   set.onScrape(() => {
     ready.set(unready().length === 0 ? 1 : 0);
     build.set({ version }, 1);
+    const { successful, at } = reload();
+    followed.set(successful ? 1 : 0);
+    followedAt.set(at);
     for (const [where, count] of internalErrors()) errors.inc({ where }, count);
   });
 }

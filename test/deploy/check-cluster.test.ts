@@ -24,7 +24,7 @@ listeners:
 `;
 
 const EDITED =
-  '"/etc/udp-fanout/config.yaml" was edited and is not followed: restart the agent (kubectl -n udp-fanout rollout restart daemonset/udp-fanout)';
+  '"/etc/udp-fanout/config.yaml" was edited and is refused, the agent goes on by the config it had: /etc/udp-fanout/config.yaml:3:11: not a port';
 
 /** A k3s cluster with MetalLB on which all is well. */
 const GOOD: Answers = {
@@ -243,9 +243,9 @@ describe('check-cluster.sh', () => {
       /^fail {2}DaemonSet: 1 of 2 pods are Ready.*\nfail {2}pod b: on vm2 is not Ready/m,
     ],
     [
-      'a config that was edited and is not followed',
+      'a config that was edited and is refused',
       { 'pods/a/proxy/readyz': `ok\nconfig: ${EDITED}` },
-      /^fail {2}pod a: config: "\/etc\/udp-fanout\/config\.yaml" was edited and is not followed: restart the agent/m,
+      /^fail {2}pod a: config: "\/etc\/udp-fanout\/config\.yaml" was edited and is refused, the agent goes on/m,
     ],
     [
       'another remark of an agent that is ready',

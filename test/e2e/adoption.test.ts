@@ -1,4 +1,6 @@
 /** The program goes on without its agent, and the next agent goes on where that one has stopped. */
+import { readdirSync, readFileSync } from 'node:fs';
+import { isDeepStrictEqual } from 'node:util';
 import { afterEach, describe, expect, test } from 'vitest';
 import { type Agent, startAgent } from '../../lab/agent.ts';
 import { dualStack } from '../../lab/dual-stack.ts';
@@ -28,6 +30,10 @@ function built<T extends Topology>(topology: T): T {
 type Node = Parameters<typeof startAgent>[0];
 const filters = (node: Node, nic = 'eth0') =>
   node.namespace.run('tc', ['filter', 'show', 'dev', nic, 'ingress']).match(/name udp_fanout/g)?.length ?? 0;
+const onLo = (node: Node) =>
+  node.namespace.run('tc', ['filter', 'show', 'dev', 'lo', 'egress']).match(/name udp_fanout_out/g)?.length ?? 0;
+/** In KiB. */
+const rssOf = (pid: number) => Number(/^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))![1]);
 const base = { bind: '0.0.0.0:9000', interface: 'eth0' };
 
 async function started(node: Node, what: object): Promise<Agent> {
@@ -230,5 +236,30 @@ describe.skipIf(obstacle)(titled('a program without its agent', obstacle), () =>
     answers(true);
     const last = await started(node, what);
     await last.waitFor(/INFO updated tc_ebpf downstream set listener_id=0 endpoints=3$/, { timeout: 10_000 });
+  });
+
+  test('leaves nothing behind, however often its agent is killed and started again', async () => {
+    const { node, pods } = built(singleNode());
+    const what = config(listener({ ...base, downstream: pods }));
+    const objects = () =>
+      ['prog', 'map'].map((kind) => {
+        const shown = JSON.parse(node.namespace.run('bpftool', ['-j', kind, 'show'])) as readonly { name?: string }[];
+        return shown.length;
+      });
+    const round = async () => {
+      const agent = await started(node, what);
+      const [descriptors, rss] = [readdirSync(`/proc/${agent.pid}/fd`).length, rssOf(agent.pid)];
+      agent.kill('SIGKILL');
+      await agent.ended;
+      return { descriptors, rss, objects: objects() };
+    };
+    const first = await round();
+    for (let rounds = 0; rounds < 8; rounds++) await round();
+    // What is freed is so after a grace period.
+    await until('programs and maps are as many as after the first', () => isDeepStrictEqual(objects(), first.objects));
+    const last = await round();
+    expect(last.descriptors).toBe(first.descriptors);
+    expect(last.rss).toBeLessThan(first.rss * 1.2);
+    expect([filters(node), onLo(node)]).toEqual([1, 1]);
   });
 });

@@ -117,7 +117,7 @@ describe.skipIf(obstacle)(titled("the agent's life", obstacle), () => {
   test.each([
     ['SIGUSR1', /INFO the agent does nothing by this signal signal="SIGUSR1"$/],
     ['SIGUSR2', /INFO the agent does nothing by this signal signal="SIGUSR2"$/],
-    ['SIGHUP', /WARN a config is not reloaded by SIGHUP: restart the agent \(kubectl .*\)$/],
+    ['SIGHUP', /INFO config is as it was file=".*config.yaml"$/],
   ] as const)('%s opens no debugger and ends nothing: it is a line in the log', async (signal, line) => {
     const { client, node, pods } = built(singleNode());
     const userspace = { ...listener({ name: 'slow', bind: '0.0.0.0:9001', interface: 'eth0', downstream: pods }) };

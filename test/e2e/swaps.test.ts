@@ -60,7 +60,7 @@ function kernelPath(log: ReturnType<typeof aLog>): Opened {
     objectPath: OBJECT,
     filters: (index, side) => host.filters(index, side),
     links: () => [],
-    leaseSecs: 0,
+    leaseSecs: () => 0,
     ways: () => wayLookup(host),
     neighbours: host,
     egressLookup: (interfaces) => egressLookup(host, interfaces),

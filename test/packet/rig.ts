@@ -95,7 +95,7 @@ export class Rig<Name extends string> implements Disposable {
       objectPath: OBJECT,
       filters: (ifindex, side) => this.node.host.filters(ifindex, side),
       links: () => [],
-      leaseSecs: 0,
+      leaseSecs: () => 0,
       egressLookup: (interfaces) => egressLookup(this.node.host, interfaces),
       onLink: ({ ip }) => (PEER_IPS.includes(ip) ? { ifindex: link('eth0'), mac: PEER_MAC } : undefined),
       ways: () => () => undefined,

@@ -30,6 +30,7 @@ function rig() {
     version: '1',
     counters: () => world.listeners.map(counted),
     egressDrops: () => new Map([['veth10', 5]]),
+    reload: () => ({ successful: true, at: 1 }),
     unready: () => [],
     internalErrors: () => world.errors,
     discovery: () => [],

@@ -57,7 +57,7 @@ function rig(bpf = new FakeBpf()) {
     objectPath: OBJECT,
     filters: bpf.filters,
     links: () => [ETH0, ETH1],
-    leaseSecs: 300,
+    leaseSecs: () => 300,
     egressLookup: () => ({ needed: () => false, find: () => void asked.ways++ }),
     ways: () => () => undefined,
     neighbours: { neighbour: () => undefined, use: () => {} },

@@ -38,7 +38,7 @@ export interface TcDependencies {
   /** All interfaces of this host: what is ours on one that no listener names, an agent before this one has left there. */
   readonly links: () => readonly Interface[];
   /** Seconds that the program serves on when nobody renews the lease; 0: for ever. */
-  readonly leaseSecs: number;
+  readonly leaseSecs: () => number;
   /** Ways towards downstreams, needed only where the FIB refuses because forwarding is off; asked for once a pass. */
   readonly egressLookup: (interfaces: readonly Interface[]) => EgressLookup;
   /** A downstream that is a host on a link of this one's; undefined where it is none, or not known yet. */
