@@ -16,7 +16,7 @@ const OVER_VETH = 'ip link add under type veth && ip link add link under name ov
 const NEEDS = {
   live_frames: since('5.18', 'BPF_PROG_TEST_RUN that sends XDP frames'),
   gro_forwarding: since('5.12', 'the NIC feature rx-udp-gro-forwarding'),
-  // Earlier ones have it from their stable releases, as Debian's 5.10 has: 1fcc064b305a.
+  // Earlier ones may have it from their stable releases, as Debian's 5.10 has.
   neighbour_state: since('6.1', 'a FIB look-up that tells neighbours that have failed'),
   tcx: since('6.6', 'tcx'),
   clang: command('clang', ['--version'], 'clang, which compiles the BPF program of this test'),
