@@ -13,6 +13,8 @@ const OURS = ['configmaps/udp-fanout', 'daemonsets/udp-fanout', 'serviceaccounts
   (name) => `${name} in udp-fanout`,
 );
 const RIGHTS = ['rolebindings/udp-fanout in logging', 'roles/udp-fanout in logging'];
+/** Nodes are in no namespace. */
+const OF_NODES = ['clusterrolebindings/udp-fanout', 'clusterroles/udp-fanout'];
 const NAMESPACES = ['namespaces/logging', 'namespaces/udp-fanout'];
 const RECEIVERS = [
   'configmaps/vector-config in logging',
@@ -42,24 +44,26 @@ const apply = (...what: readonly string[]) => kubectl('apply', '--validate=false
 describe.skipIf(!present('kubectl'))(`kubectl${without('kubectl')}`, () => {
   test('apply -k k8s/ goes through, and leaves the receivers’ namespace as it is', async () => {
     await apply('-k', 'k8s/');
-    expect(cluster.names()).toEqual([...OURS, ...NAMESPACES, ...RIGHTS].sort());
+    expect(cluster.names()).toEqual([...OURS, ...NAMESPACES, ...RIGHTS, ...OF_NODES].sort());
     expect(cluster.objects.get('/api/v1/namespaces/logging')).toEqual({});
   });
 
   test('without that namespace all but the Role is there, and kubectl says what is missing', async () => {
     cluster.objects.clear();
     await expect(apply('-k', 'k8s/')).rejects.toThrow(/namespaces "logging" not found/);
-    expect(cluster.names()).toEqual([...OURS, 'namespaces/udp-fanout'].sort());
+    expect(cluster.names()).toEqual([...OURS, ...OF_NODES, 'namespaces/udp-fanout'].sort());
     cluster.objects.set('/api/v1/namespaces/logging', {});
     await apply('-k', 'k8s/');
-    expect(cluster.names()).toEqual([...OURS, ...NAMESPACES, ...RIGHTS].sort());
+    expect(cluster.names()).toEqual([...OURS, ...NAMESPACES, ...RIGHTS, ...OF_NODES].sort());
   });
 
   test('the guide’s steps, one after the other', async () => {
     await apply('-f', 'k8s/rbac.yaml');
-    expect(cluster.names()).toEqual([...NAMESPACES, 'serviceaccounts/udp-fanout in udp-fanout', ...RIGHTS].sort());
+    expect(cluster.names()).toEqual(
+      [...NAMESPACES, 'serviceaccounts/udp-fanout in udp-fanout', ...RIGHTS, ...OF_NODES].sort(),
+    );
     await apply('-f', 'k8s/daemonset.yaml');
-    expect(cluster.names()).toEqual([...OURS, ...NAMESPACES, ...RIGHTS].sort());
+    expect(cluster.names()).toEqual([...OURS, ...NAMESPACES, ...RIGHTS, ...OF_NODES].sort());
     await apply('-k', 'k8s/examples/vector');
     expect(cluster.names()).toContain('deployments/vector-aggregators in logging');
   });

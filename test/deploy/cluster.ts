@@ -21,6 +21,8 @@ const RESOURCES: Readonly<Record<string, readonly (readonly [plural: string, kin
   'rbac.authorization.k8s.io/v1': [
     ['roles', 'Role', true],
     ['rolebindings', 'RoleBinding', true],
+    ['clusterroles', 'ClusterRole', false],
+    ['clusterrolebindings', 'ClusterRoleBinding', false],
   ],
 };
 
