@@ -4,6 +4,9 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Namespace } from './namespace.ts';
 
+/** Where Node keeps what it has made of sources: a program of the lab starts in a third of the time, and tests start hundreds. */
+const COMPILED = join(import.meta.dirname, '../node_modules/.cache/lab');
+
 export class Program<Command, Answer> {
   readonly #child: ChildProcess;
   readonly #answers: AsyncIterator<string>;
@@ -17,7 +20,7 @@ export class Program<Command, Answer> {
   constructor(namespace: Namespace, file: string, job: unknown) {
     this.#name = `${file} in ${namespace.role}`;
     // What the caller was started with, a test runner's loader for one, is not for the program.
-    const env = { ...process.env, NODE_OPTIONS: '' };
+    const env = { ...process.env, NODE_OPTIONS: '', NODE_COMPILE_CACHE: COMPILED };
     const args = [join(import.meta.dirname, file), JSON.stringify(job)];
     this.#child = namespace.track(spawn(process.execPath, args, { env, stdio: 'pipe' }));
     this.#child.stderr!.on('data', (text) => (this.#errors += text));
