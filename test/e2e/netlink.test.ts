@@ -313,6 +313,7 @@ describe.skipIf(!root)('the host as netlink shows it (needs root)', () => {
       ...address,
       ifindex: b0.index,
       unresolved: false,
+      failed: false,
       mac,
     });
     expect(await ns.call('station', [b0.index, mac])).toBeUndefined();

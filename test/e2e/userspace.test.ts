@@ -375,6 +375,7 @@ describe.skipIf(obstacle)(title('userspace: a worker that hangs'), () => {
       const [thread = ''] = readdirSync(`/proc/${agent.pid}/task`).filter((id) =>
         readFileSync(`/proc/${agent.pid}/task/${id}/comm`, 'utf8').startsWith('udp-fanout-0'),
       );
+      loses('what the thread has in hand when it is held, received and not yet counted');
       const release = holdThread(Number(thread));
       // An agent does not end while one of its threads is held.
       cleanUps.push(release);
