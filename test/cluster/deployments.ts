@@ -14,6 +14,8 @@ import type { Report } from './report.ts';
 const OURS = 'udp-fanout';
 const LABEL = 'app.kubernetes.io/name=udp-fanout';
 const KINDS = 'namespaces,serviceaccounts,configmaps,services,deployments,daemonsets,roles,rolebindings';
+/** In no namespace, so everywhere. */
+const OF_NODES = { apiGroups: [''], resources: ['nodes'], verbs: ['get'] };
 const RULE = { verbs: ['get', 'list', 'watch'], apiGroups: ['discovery.k8s.io'], resources: ['endpointslices'] };
 /** What a cluster without the Prometheus Operator has. */
 const KNOWN = /^(v1|apps\/v1|rbac\.authorization\.k8s\.io\/v1)$/;
@@ -59,8 +61,9 @@ async function checkDeployment(
   const hasAccount = objects.some(({ kind }) => kind === 'ServiceAccount');
   if (hasAccount) {
     const followed = followedBy(objects);
-    await report.check(`${name}: the agent may read EndpointSlices in ${followed.join(', ')}, and nothing else`, () =>
-      checkRights(plane, followed),
+    await report.check(
+      `${name}: the agent may read EndpointSlices in ${followed.join(', ')}, a node by its name, and nothing else`,
+      () => checkRights(plane, followed),
     );
     await report.check(`${name}: the Role that the log offers changes nothing of it`, () => pasted(plane, followed));
   }
@@ -140,11 +143,14 @@ async function checkRights(plane: ControlPlane, followed: readonly string[]): Pr
     const { resourceRules } = (body as { status: { resourceRules: { apiGroups: string[] }[] } }).status;
     // Everybody may ask what he may.
     const rules = resourceRules.filter(({ apiGroups }) => apiGroups.join() !== 'authorization.k8s.io');
-    assert.deepEqual(rules, followed.includes(metadata.name) ? [RULE] : [], `in namespace ${metadata.name}`);
+    const wanted = followed.includes(metadata.name) ? [OF_NODES, RULE] : [OF_NODES];
+    assert.deepEqual(rules, wanted, `in namespace ${metadata.name}`);
   }
   const slices = (namespace: string) => `/apis/discovery.k8s.io/v1beta1/namespaces/${namespace}/endpointslices`;
   const answers = new Map<string, number>();
   for (const one of followed) answers.set(`GET ${slices(one)}`, 200);
+  // Allowed, but there is none of that name.
+  answers.set('GET /api/v1/nodes/nobody', 404).set('GET /api/v1/nodes', 403);
   answers.set('GET /apis/discovery.k8s.io/v1beta1/endpointslices', 403).set(`GET ${slices('default')}`, 403);
   answers.set(`DELETE ${slices(followed[0]!)}`, 403).set(`GET /api/v1/namespaces/${followed[0]}/secrets`, 403);
   for (const [question, wanted] of answers) {
