@@ -85,9 +85,11 @@ export async function inPod(root: string): Promise<Deployed> {
       ],
       ['nothing can be written', () => assert.throws(() => exec('touch', '/opt/x'), /Read-only file system/)],
       [
-        'it stops within its grace and leaves no filter',
+        'it stops within its grace, its program forwards on, and udp-fanout detach ends that',
         async () => {
           assert.equal((await agent.stop(10_000)).code, 0);
+          await forwards(lab, PORT);
+          assert.match(exec('udp-fanout', 'detach'), /^detached from interface "eth0"$/m);
           assert.equal(exec('tc', 'filter', 'show', 'dev', 'eth0', 'ingress'), '');
         },
       ],
