@@ -10,6 +10,8 @@ import { type Config, loadConfig, type Surroundings } from './load.ts';
 
 /** A look costs a system call. Notices of the kernel's would not say more: who edits may swap links, or rename. */
 const LOOK_MS = 1000;
+/** Of a file with more mistakes the log has so many; `check` has them all. */
+const MOST_SAID = 20;
 
 /** Equal for configs that mean the same, whatever their files look like. */
 export function digestOf(config: Config): string {
@@ -123,12 +125,6 @@ export class FollowedConfig {
     }
   }
 }
-
-/** Of a file with more mistakes the log has so many; `check` has them all. */
-const MOST_SAID = 20;
-
-/** What to do where a config is not followed. */
-export const RESTART = 'restart the agent (kubectl -n udp-fanout rollout restart daemonset/udp-fanout)';
 
 /**
  * Differs after each edit, also one that swaps a link, as the mount of a ConfigMap does. Where the file cannot be looked

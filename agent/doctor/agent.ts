@@ -1,5 +1,4 @@
 /** The agent that runs here, if one does, and whether it follows the config that doctor was given. */
-import { RESTART } from '../config/followed.ts';
 import type { Identity } from '../lock.ts';
 import { type Finding, fail, ok, warn } from './finding.ts';
 
@@ -21,6 +20,9 @@ export function agentFindings({ agent, config }: AgentFacts): Finding[] {
   const who = `one runs in this network namespace (process ${agent.pid}, version ${agent.version}); ${second}`;
   return [ok(what, who), follows(agent, config)];
 }
+
+/** What has an agent follow a file that it does not follow. */
+const RESTART = 'restart the agent (kubectl -n udp-fanout rollout restart daemonset/udp-fanout)';
 
 function follows({ config: path, digest, deviation }: Identity, config: AgentFacts['config']): Finding {
   const what = 'config';

@@ -40,16 +40,7 @@ export const BPF = {
 const KERNEL_LOG_BYTES = 1 << 16;
 /** struct bpf_prog_info and bpf_map_info of linux/bpf.h: as much of them as is read here. */
 const PROG_INFO = { size: 80, id: 4, nrMapIds: 52, mapIds: 56 } as const;
-const MAP_INFO = {
-  size: 80,
-  type: 0,
-  keySize: 8,
-  valueSize: 12,
-  maxEntries: 16,
-  flags: 20,
-  name: 24,
-  nameSize: 16,
-} as const;
+const MAP_INFO = { size: 80, valueSize: 12, maxEntries: 16, name: 24, nameSize: 16 } as const;
 /** A program has at most 64 maps (MAX_USED_MAPS). */
 const MOST_MAPS = 64;
 /**
@@ -240,11 +231,8 @@ export function mapFdById(id: number): number {
 export interface MapInfo {
   /** As bpf(2) keeps it: at most 15 bytes. */
   readonly name: string;
-  readonly type: number;
-  readonly keySize: number;
   readonly valueSize: number;
   readonly maxEntries: number;
-  readonly flags: number;
 }
 
 /** Throws SystemError. */
@@ -254,11 +242,8 @@ export function mapInfo(fd: number): MapInfo {
   const word = (at: number) => bytes.readUInt32LE(at);
   return {
     name: name.slice(0, name.indexOf('\0')),
-    type: word(MAP_INFO.type),
-    keySize: word(MAP_INFO.keySize),
     valueSize: word(MAP_INFO.valueSize),
     maxEntries: word(MAP_INFO.maxEntries),
-    flags: word(MAP_INFO.flags),
   };
 }
 
@@ -267,10 +252,38 @@ export function programBindMap(program: number, map: number): number {
   return libbpf().progBindMap(program, map, null);
 }
 
-/** Runs a program once on a packet that nobody sends (BPF_PROG_TEST_RUN). */
-export function programRun(fd: number, packet: Uint8Array): number {
+/** struct bpf_test_run_opts of bpf/bpf.h, without its size: what goes in. */
+export interface TestRunInput {
+  readonly data_in: Uint8Array;
+  readonly data_out?: Uint8Array;
+  readonly data_size_out?: number;
+  readonly ctx_in?: Uint8Array;
+  readonly ctx_size_in?: number;
+  readonly repeat?: number;
+  readonly flags?: number;
+}
+
+/** What comes out: the program's answer, the mean time of a run in nanoseconds, the bytes of `data_out`. */
+export interface TestRunOutput {
+  readonly result: number;
+  readonly retval: number;
+  readonly duration: number;
+  readonly data_size_out: number;
+}
+
+/** Runs a program on a packet that nobody sends (BPF_PROG_TEST_RUN); `result` is 0 or -errno. */
+export function programRun(fd: number, input: TestRunInput): TestRunOutput {
   const { progTestRun, sizes } = libbpf();
-  return progTestRun(fd, { sz: sizes.testRun, data_in: packet, data_size_in: packet.length, repeat: 1 });
+  const inout = {
+    sz: sizes.testRun,
+    data_size_in: input.data_in.length,
+    retval: 0,
+    duration: 0,
+    data_size_out: 0,
+    ...input,
+  };
+  const result = progTestRun(fd, inout);
+  return { result, retval: inout.retval, duration: inout.duration, data_size_out: inout.data_size_out };
 }
 
 /** A map of an opened object. */

@@ -6,7 +6,14 @@ import { constants } from 'node:os';
 import { ABI, CONSTANTS, LAYOUT, OUT_PROGRAM, PROGRAM, RENEW_PROGRAM } from '../../agent/datapath/tc/abi.ts';
 import type { Bpf } from '../../agent/datapath/tc/bpf.ts';
 import { SystemError } from '../../agent/ffi/errno.ts';
-import { BPF, type MapInfo, type ObjectMap, type TcHook, type TcOptions } from '../../agent/ffi/libbpf.ts';
+import {
+  BPF,
+  type MapInfo,
+  type ObjectMap,
+  type TcHook,
+  type TcOptions,
+  type TestRunOutput,
+} from '../../agent/ffi/libbpf.ts';
 import type { Filter, Side } from '../../agent/netlink/filter.ts';
 
 const { E2BIG, EBADF, EEXIST, EINVAL, ENODEV, ENOENT } = constants.errno;
@@ -236,10 +243,11 @@ export class FakeBpf implements Bpf {
     return 0;
   }
 
-  programRun(fd: number): number {
-    if ((this.#fds.get(fd) as FakeProgram).name !== RENEW_PROGRAM) return -EINVAL;
+  programRun(fd: number): TestRunOutput {
+    const ran = { retval: 0, duration: 0, data_size_out: 0 };
+    if ((this.#fds.get(fd) as FakeProgram).name !== RENEW_PROGRAM) return { result: -EINVAL, ...ran };
     this.renewals++;
-    return 0;
+    return { result: 0, ...ran };
   }
 
   mapFdById(id: number): number {
@@ -250,8 +258,8 @@ export class FakeBpf implements Bpf {
   }
 
   mapInfo(fd: number): MapInfo {
-    const { name, keySize, valueSize, maxEntries } = this.#fds.get(fd) as FakeMap;
-    return { name, keySize, valueSize, maxEntries, type: 0, flags: 0 };
+    const { name, valueSize, maxEntries } = this.#fds.get(fd) as FakeMap;
+    return { name, valueSize, maxEntries };
   }
 
   mapNextKey(fd: number, key: Uint8Array | null, next: Uint8Array): number {

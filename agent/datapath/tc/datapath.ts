@@ -3,7 +3,6 @@
  * before the binds that lead to them, binds before the ports that open them, all of it before an attachment; and
  * removals the other way round. So no datagram meets a listener that is half there.
  */
-
 import type { Family, IpAddress } from '../../address.ts';
 import { now as clockNow, setTimer } from '../../clock.ts';
 import * as libbpf from '../../ffi/libbpf.ts';

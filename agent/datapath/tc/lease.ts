@@ -29,7 +29,10 @@ export class Lease {
   renew(): void {
     const seconds = this.#seconds();
     if (seconds !== this.#term) this.#setTerm(seconds);
-    check('BPF_PROG_TEST_RUN of udp_fanout_renew', this.#bpf.programRun(this.#object.renewProgram, FRAME));
+    check(
+      'BPF_PROG_TEST_RUN of udp_fanout_renew',
+      this.#bpf.programRun(this.#object.renewProgram, { data_in: FRAME }).result,
+    );
   }
 
   #setTerm(seconds: number): void {

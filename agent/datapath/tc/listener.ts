@@ -1,6 +1,7 @@
 /** What one listener has in the kernel, from its first blueprint to its last: a row of STATS and its slot tables. */
 import { type Family, formatAddress, type SocketAddress } from '../../address.ts';
 import { familiesOf, type Listener, type SlotTable } from '../../model.ts';
+import { type Counts, sum } from '../counts.ts';
 import type { ListenerCounters } from '../datapath.ts';
 import { seenFromHere } from '../detours.ts';
 import { RetiredCounts } from '../retired-counts.ts';
@@ -12,7 +13,7 @@ import type { HandedListener } from './handed/handed-packets.ts';
 import { HandedTally } from './handed/tally.ts';
 import { encodeNote, type Left } from './inheritance.ts';
 import type { BpfObject } from './object.ts';
-import { type Counts, KernelTable, sum } from './table.ts';
+import { KernelTable } from './table.ts';
 
 type Maps = Pick<BpfObject, 'stats' | 'tables' | 'listeners'>;
 
@@ -178,9 +179,13 @@ export class KernelListener implements HandedListener {
 
   forwarded(downstream: string, datagrams: number, bytes: number): void {
     this.#handed.forwarded(datagrams, bytes);
-    const table = [...this.#tables.values()].find((one) => one.has(downstream));
-    if (table) table.count(downstream, datagrams);
-    else this.#retired.count(downstream, datagrams);
+    // For each packet of the safety net: no copy.
+    for (const table of this.#tables.values()) {
+      if (!table.has(downstream)) continue;
+      table.count(downstream, datagrams);
+      return;
+    }
+    this.#retired.count(downstream, datagrams);
   }
 
   dropped(reason: string): void {

@@ -3,6 +3,7 @@ import { constants } from 'node:os';
 import { type Family, formatAddress, type SocketAddress } from '../../address.ts';
 import { check } from '../../ffi/errno.ts';
 import { mapRefusal } from '../../kernel/refusal.ts';
+import { type Counts, sum } from '../counts.ts';
 import { Detours, isOwnSource } from '../detours.ts';
 import {
   CONSTANTS,
@@ -28,9 +29,6 @@ export interface Basis {
 
 /** Of the last table that was made in this process. */
 let generation = 0;
-
-/** Datagrams by downstream. */
-export type Counts = ReadonlyMap<string, number>;
 
 export class KernelTable {
   readonly fd: number;
@@ -192,12 +190,6 @@ function readCells(bpf: Bpf, fd: number, first: number, cells: number): Uint8Arr
     if (result !== -ENOENT) check('bpf_map_lookup_batch of a slot table', result);
   }
   return values;
-}
-
-export function sum(a: Counts, b: Counts): Counts {
-  const sums = new Map(a);
-  for (const [key, count] of b) sums.set(key, (sums.get(key) ?? 0) + count);
-  return sums;
 }
 
 function lineageAfter(

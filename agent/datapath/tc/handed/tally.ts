@@ -1,4 +1,5 @@
 /** What the safety net did with one listener's datagrams. */
+import { sum } from '../../counts.ts';
 import type { Totals } from '../counters.ts';
 
 /** Reasons that it has beside those of the program; of failed system calls it may have any of userspace's. */
@@ -53,13 +54,7 @@ export class HandedTally {
       received: totals.received + this.#lost,
       forwarded: totals.forwarded + this.#forwarded,
       bytesForwarded: totals.bytesForwarded + this.#bytes,
-      dropped: joined(totals.dropped, this.#dropped),
+      dropped: sum(totals.dropped, this.#dropped),
     };
   }
-}
-
-function joined(a: ReadonlyMap<string, number>, b: ReadonlyMap<string, number>): Map<string, number> {
-  const sums = new Map(a);
-  for (const [key, count] of b) sums.set(key, (sums.get(key) ?? 0) + count);
-  return sums;
 }
