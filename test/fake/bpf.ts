@@ -72,7 +72,7 @@ export class FakeBpf implements Bpf {
   /** Called after every change that a program could see. */
   onChange: () => void = () => {};
   /** Calls that fail with this errno, as often as told. */
-  readonly #failing = new Map<Call, { readonly errno: number; times: number }>();
+  readonly #failing = new Map<Call, { readonly errno: number; times: number; after: number }>();
   readonly #fds = new Map<number, FakeMap | FakeProgram>();
   readonly #objects = new Map<
     bigint,
@@ -92,9 +92,9 @@ export class FakeBpf implements Bpf {
 
   // What a test does and sees.
 
-  /** The next calls of this kind are refused. */
-  fail(call: Call, errno: number, times = Number.POSITIVE_INFINITY): void {
-    this.#failing.set(call, { errno, times });
+  /** The next calls of this kind are refused; so many before them are not. */
+  fail(call: Call, errno: number, times = Number.POSITIVE_INFINITY, after = 0): void {
+    this.#failing.set(call, { errno, times, after });
   }
 
   heal(): void {
@@ -319,6 +319,8 @@ export class FakeBpf implements Bpf {
   }
 
   mapLookupBatch(fd: number, after: Uint8Array | null, keys: Uint8Array, values: Uint8Array, count: number): number {
+    const refused = this.#refused('mapLookupBatch');
+    if (refused !== undefined) return refused;
     const map = this.#fds.get(fd);
     if (!(map instanceof FakeMap)) return -EBADF;
     if (map.kind !== 'array') throw new Error('the agent asks for batches of arrays only');
@@ -406,7 +408,7 @@ export class FakeBpf implements Bpf {
 
   #refused(call: Call): number | undefined {
     const failing = this.#failing.get(call);
-    if (!failing || failing.times-- <= 0) return undefined;
+    if (!failing || failing.after-- > 0 || failing.times-- <= 0) return undefined;
     return -failing.errno;
   }
 

@@ -514,9 +514,14 @@ describe('an agent before this one', () => {
       (bpf: FakeBpf) => bpf.fail('mapReuse', EPERM, 1),
       /bpf_map__reuse_fd of \w+: EPERM$/,
     ],
+    [
+      'whose second table cannot be read',
+      (bpf: FakeBpf) => bpf.fail('mapLookupBatch', ENOMEM, 1, 4),
+      /bpf_map_lookup_batch of a slot table: ENOMEM$/,
+    ],
   ])('%s is replaced, and all begins anew', (_, spoil, why) => {
     const one = rig();
-    one.apply(plan(first, '10.0.1.10'));
+    one.apply(plan(first, '10.0.1.10'), plan(second, '10.0.1.12'));
     one.view.forwards(0, 7);
     one.datapath.release();
     spoil(one.bpf);
@@ -525,6 +530,8 @@ describe('an agent before this one', () => {
     next.apply(plan(first, '10.0.1.11'));
     expect([next.bpf.filters(2).length, next.counters('listener-0')!.forwarded]).toEqual([1, 0]);
     expect(next.view.meets(TO)).toBe('10.0.1.11:9000');
+    next.datapath.remove();
+    expect(next.bpf.descriptors).toEqual([]);
   });
 
   test('of another version is replaced, and all begins anew', () => {

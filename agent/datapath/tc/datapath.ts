@@ -14,7 +14,7 @@ import { type Attachment, attachFailure } from './attachment.ts';
 import type { Bpf } from './bpf.ts';
 import { attachClsact, detachOurs, hasPredecessor, type ListFilters } from './clsact.ts';
 import type { EgressLookup } from './egress.ts';
-import { readInheritance } from './inheritance.ts';
+import { closeTables, readInheritance } from './inheritance.ts';
 import { Lease } from './lease.ts';
 import { KernelListener } from './listener.ts';
 import { bindKeys, type OnLink, wantedAddresses, wantedBinds, wantedPeers, wantedPorts } from './matching.ts';
@@ -60,23 +60,35 @@ type SafetyNet = Pick<KernelSafetyNet, 'refresh' | 'remove' | 'release'>;
  */
 export function openTcDatapath(dependencies: TcDependencies): KernelDatapath {
   const { log, objectPath, bpf } = dependencies;
-  const object = succeed(dependencies) ?? loadObject(objectPath, bpf);
-  if (object.lessened) log.warn(lessenedMaps(object.sizes));
-  return new TcDatapath(dependencies, object);
+  const datapath = succeed(dependencies) ?? run(dependencies, loadObject(objectPath, bpf));
+  const { lessened, sizes } = datapath.object;
+  if (lessened) log.warn(lessenedMaps(sizes));
+  return datapath;
 }
 
-function succeed({ log, objectPath, links, filters, bpf = libbpf }: TcDependencies): BpfObject | undefined {
+/** Goes on where an agent before this one has stopped; undefined where there is none, or that cannot be. */
+function succeed(dependencies: TcDependencies): TcDatapath | undefined {
+  const { log, objectPath, links, filters, bpf = libbpf } = dependencies;
   const found = findPredecessor(links(), filters, bpf);
   if (!found) return undefined;
   try {
     if ('obstacle' in found) throw new Error(found.obstacle);
-    return loadSuccessor(objectPath, found.left, bpf);
+    return run(dependencies, loadSuccessor(objectPath, found.left, bpf));
   } catch (error) {
     const what = 'the program that an agent before this one has left is replaced, its counters and tables are not kept';
     log.info(`${what}: ${(error as Error).message}`);
     return undefined;
   } finally {
     if ('left' in found) found.left.close();
+  }
+}
+
+function run(dependencies: TcDependencies, object: BpfObject): TcDatapath {
+  try {
+    return new TcDatapath(dependencies, object);
+  } catch (error) {
+    object.close();
+    throw error;
   }
 }
 
@@ -94,7 +106,7 @@ class TcDatapath implements KernelDatapath {
   readonly #deps: TcDependencies;
   readonly #bpf: Bpf;
   readonly #now: () => number;
-  readonly #object: BpfObject;
+  readonly object: BpfObject;
   readonly #listeners = new Map<string, KernelListener>();
   readonly #addresses: MapMirror;
   readonly #binds: MapMirror;
@@ -115,7 +127,7 @@ class TcDatapath implements KernelDatapath {
     this.#deps = dependencies;
     this.#bpf = bpf;
     this.#now = now;
-    this.#object = object;
+    this.object = object;
     this.#addresses = new MapMirror(object.addresses);
     this.#binds = new MapMirror(object.binds);
     this.#peers = new MapMirror(object.peers);
@@ -144,7 +156,7 @@ class TcDatapath implements KernelDatapath {
   apply(blueprint: Blueprint): readonly Problem[] {
     const stay = blueprint.listeners.filter(({ listener }) => this.#listeners.has(listener.name));
     const leaving = this.#listeners.size - stay.length;
-    const free = this.#object.sizes.STATS - this.#listeners.size;
+    const free = this.object.sizes.STATS - this.#listeners.size;
     // Those that leave go last, for they may have their bind from one that comes; only where room is short, they go first.
     if (leaving > 0 && blueprint.listeners.length - stay.length > free) this.#make({ ...blueprint, listeners: stay });
     return this.#make(blueprint);
@@ -183,14 +195,18 @@ class TcDatapath implements KernelDatapath {
   #close(): void {
     this.#alerts.close();
     for (const one of this.#listeners.values()) one.release();
-    this.#object.close();
+    this.object.close();
   }
 
-  /** Goes on with what is in the maps; a listener that cannot be read begins anew when its blueprint comes. */
+  /** Goes on with what is in the maps; a listener whose note cannot be read begins anew when its blueprint comes. Throws. */
   #adopt(): void {
     for (const map of [this.#addresses, this.#binds, this.#peers, this.#ports]) map.adopt();
-    for (const left of readInheritance(this.#object, this.#bpf)) {
-      this.#listeners.set(left.name, KernelListener.adopt(this.#object, left, this.#bpf));
+    const left = readInheritance(this.object, this.#bpf);
+    try {
+      for (const one of left) this.#listeners.set(one.name, KernelListener.adopt(this.object, one, this.#bpf));
+    } catch (error) {
+      closeTables(left, this.#bpf);
+      throw error;
     }
     const names = [...this.#listeners.keys()];
     this.#deps.log.info('going on where an agent before this one has stopped', { listeners: names.length });
@@ -214,7 +230,7 @@ class TcDatapath implements KernelDatapath {
     const binds = this.#binds.diff(wantedBinds(ready, rowOf, isHost));
     const { onLink = () => undefined } = this.#deps;
     // Those that there is no room for are only not told from senders.
-    const peers = this.#peers.diff(wantedPeers(ready, isHost, onLink).take(this.#object.sizes.PEERS));
+    const peers = this.#peers.diff(wantedPeers(ready, isHost, onLink).take(this.object.sizes.PEERS));
     attempt('PEERS', peers.remove);
     attempt('PEERS', peers.add);
     attempt('ADDRESSES', addresses.add);
@@ -258,8 +274,8 @@ class TcDatapath implements KernelDatapath {
     const taken = new Set([...this.#listeners.values()].map(({ row }) => row));
     let row = 0;
     while (taken.has(row)) row++;
-    if (row >= this.#object.sizes.STATS) throw new Error(`there is room for ${row} listeners`);
-    const one = KernelListener.open(this.#object, row, listener, this.#bpf);
+    if (row >= this.object.sizes.STATS) throw new Error(`there is room for ${row} listeners`);
+    const one = KernelListener.open(this.object, row, listener, this.#bpf);
     this.#listeners.set(listener.name, one);
     return one;
   }
@@ -289,7 +305,7 @@ class TcDatapath implements KernelDatapath {
 
   #explain(error: unknown): string {
     const { message } = error as Error;
-    return this.#object.lessened ? `${message}: ${lessenedMaps(this.#object.sizes)}` : message;
+    return this.object.lessened ? `${message}: ${lessenedMaps(this.object.sizes)}` : message;
   }
 
   #applyAttachments(
@@ -330,20 +346,20 @@ class TcDatapath implements KernelDatapath {
     const { log, filters } = this.#deps;
     try {
       if (this.#attachments.get(link.index)?.holds()) return;
-      if (waits && !this.#object.adopted && this.#predecessorServes(link)) return;
-      this.#attachments.set(link.index, attachClsact(this.#object.program, link, filters, this.#bpf));
+      if (waits && !this.object.adopted && this.#predecessorServes(link)) return;
+      this.#attachments.set(link.index, attachClsact(this.object.program, link, filters, this.#bpf));
       log.info('attached TC eBPF program to ingress', { interface: link.name });
     } catch (error) {
       problems.push({
         subject: `attachment(${link.name})`,
-        message: `${attachFailure(this.#object.file, error)} interface="${link.name}"`,
+        message: `${attachFailure(this.object.file, error)} interface="${link.name}"`,
       });
     }
   }
 
   /** A dead agent's program knows downstreams of listeners that we still wait for, so for a while it stays. */
   #predecessorServes({ index }: Interface): boolean {
-    return this.#now() < this.#handoverUntil && hasPredecessor(this.#object.program, index, this.#deps.filters);
+    return this.#now() < this.#handoverUntil && hasPredecessor(this.object.program, index, this.#deps.filters);
   }
 
   #detach(ifindex: number, attachment: Attachment): void {

@@ -26,13 +26,23 @@ export function encodeNote(note: string): Uint8Array {
 /** The listeners that LISTENERS names. Rows whose note cannot be read are left out. Throws SystemError. */
 export function readInheritance({ listeners, tables }: Pick<BpfObject, 'listeners' | 'tables'>, bpf: Bpf): Left[] {
   const left: Left[] = [];
-  for (const [key, value] of listeners.pairs()) {
-    const row = new DataView(key.buffer).getUint32(0, true);
-    const note = decodeNote(value);
-    if (note)
-      left.push({ row, ...note, tables: BOTH_FAMILIES.flatMap((family) => openTable(tables.fd, row, family, bpf)) });
+  try {
+    for (const [key, value] of listeners.pairs()) {
+      const row = new DataView(key.buffer).getUint32(0, true);
+      const note = decodeNote(value);
+      if (note)
+        left.push({ row, ...note, tables: BOTH_FAMILIES.flatMap((family) => openTable(tables.fd, row, family, bpf)) });
+    }
+    return left;
+  } catch (error) {
+    closeTables(left, bpf);
+    throw error;
   }
-  return left;
+}
+
+/** Of listeners that nobody goes on with. */
+export function closeTables(left: readonly Left[], bpf: Bpf): void {
+  for (const { tables } of left) for (const { fd } of tables) bpf.close(fd);
 }
 
 function decodeNote(value: Uint8Array): Pick<Left, 'name' | 'handed' | 'gone'> | undefined {
