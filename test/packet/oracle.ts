@@ -7,7 +7,6 @@ import { type Family, formatAddress, ipBytes, isWildcard, type SocketAddress } f
 import { type Fate, VERDICTS } from '../../agent/datapath/tc/abi.ts';
 import type { Downstream } from '../../agent/model.ts';
 import { onesSum } from '../../lab/checksum.ts';
-import { lacking } from '../../lab/kernel.ts';
 import { ACTION } from '../../lab/test-run.ts';
 import { ip as ipOf, MTU, NET, NODE_IPS } from './node.ts';
 import { type Reading, readFrame } from './reading.ts';
@@ -39,13 +38,14 @@ const NO_WAY: Readonly<Record<number, string>> = {
   [NET.nowhere]: 'no_route',
 };
 
-const NO_NEIGHBOURS: readonly string[] = ([4, 6] as const).flatMap((family) =>
-  [...(lacking('neighbour_state') ? [] : [98]), 99].map((host) => ipOf(family, NET.pods, host)),
-);
+/** A host of the pods' network that has not answered, and one that nobody has asked for. */
+const SILENT = 98;
+const STRANGER = 99;
 
 export class Oracle {
   readonly #listeners: readonly OracleListener[];
   readonly #mac: Buffer;
+  readonly #noNeighbours: readonly string[];
   readonly #cursors = new Map<string, number>();
   /** Of each fragmented datagram: the way of its first part, or that a later one was there before. */
   readonly #fragments = new Map<
@@ -53,9 +53,12 @@ export class Oracle {
     { readonly to: SocketAddress; readonly listener: string; readonly handed: boolean } | 'early'
   >();
 
-  constructor(listeners: readonly OracleListener[], mac: Buffer) {
+  /** `tellsFailed`: whether this kernel's FIB tells a neighbour that has failed from one that is there. */
+  constructor(listeners: readonly OracleListener[], mac: Buffer, tellsFailed: boolean) {
     this.#listeners = listeners;
     this.#mac = mac;
+    const hosts = tellsFailed ? [SILENT, STRANGER] : [STRANGER];
+    this.#noNeighbours = ([4, 6] as const).flatMap((family) => hosts.map((host) => ipOf(family, NET.pods, host)));
   }
 
   run(frame: Buffer, { on = 'eth0', gsoSize = 0, gsoSegments = 0 }: Arrival): Outcome {
@@ -83,7 +86,7 @@ export class Oracle {
     const place = this.#next(listener, reading);
     if (!place) return book('no_downstream');
     const to = place.address;
-    let verdict = fault ?? (isForgery(place, reading.src) ? 'hairpin' : way(to, reading.ttl, length));
+    let verdict = fault ?? (isForgery(place, reading.src) ? 'hairpin' : this.#way(to, reading.ttl, length));
     if (key) {
       if (this.#fragments.get(key) === 'early' && FATE.get(verdict) === 'FORWARDED') verdict = 'fragment';
       this.#fragments.set(key, { to, listener: listener.name, handed: FATE.get(verdict) === 'HANDED' });
@@ -101,7 +104,7 @@ export class Oracle {
       const action = NODE_IPS.includes(reading.dst) ? ACTION.UNSPEC : ACTION.SHOT;
       return { action, frame, moved: {}, ...handedOver(frame, 'fragment') };
     }
-    let verdict = fault ?? way(known.to, reading.ttl, length);
+    let verdict = fault ?? this.#way(known.to, reading.ttl, length);
     if (known.handed && FATE.get(verdict) !== 'HANDED') verdict = 'fragment';
     const out = send(frame, reading, known.to, verdict);
     const bytes = reading.payload ?? 0;
@@ -144,6 +147,16 @@ export class Oracle {
       place && isAt(place, src) ? (elsewhere(hostOf) ?? elsewhere(({ address }) => address.ip) ?? behind[0]!) : at;
     this.#cursors.set(name + family, next + 1);
     return walk[next];
+  }
+
+  #way({ family, ip }: SocketAddress, ttl: number, length: number): string {
+    if (NODE_IPS.includes(ip)) return 'forwarded_local';
+    if (ttl <= 1) return 'ttl_exceeded';
+    const net = ipBytes(family, ip)[1]!;
+    if (net in NO_WAY) return NO_WAY[net]!;
+    if (length > (MTU[net] ?? 1500)) return 'mtu_exceeded';
+    if (this.#noNeighbours.includes(ip)) return 'neigh_unresolved';
+    return net === NET.encapsulated ? 'fib_lwt' : 'forwarded';
   }
 
   #concerns(dst: string): boolean {
@@ -196,16 +209,6 @@ for (const [net, bits] of [
   ['ff00::', 8],
 ] as const)
   NO_HOST[6].addSubnet(net, bits, 'ipv6');
-
-function way({ family, ip }: SocketAddress, ttl: number, length: number): string {
-  if (NODE_IPS.includes(ip)) return 'forwarded_local';
-  if (ttl <= 1) return 'ttl_exceeded';
-  const net = ipBytes(family, ip)[1]!;
-  if (net in NO_WAY) return NO_WAY[net]!;
-  if (length > (MTU[net] ?? 1500)) return 'mtu_exceeded';
-  if (NO_NEIGHBOURS.includes(ip)) return 'neigh_unresolved';
-  return net === NET.encapsulated ? 'fib_lwt' : 'forwarded';
-}
 
 function actionOf(verdict: string): number {
   if (verdict === 'forwarded') return ACTION.REDIRECT;
