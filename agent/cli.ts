@@ -15,8 +15,9 @@ import { version } from './version.ts';
 
 const USAGE = `udp-fanout: spreads UDP datagrams over live downstreams, one each, source intact
 
-  udp-fanout --config FILE [--log-level L] [--log-format text|json] [--ebpf-program OBJ]
-                            runs the agent
+  udp-fanout --config FILE [--log-level L] [--log-format text|json] [--ebpf-program OBJ] [--takeover]
+                            runs the agent; with --takeover in the place of one that runs here,
+                            and stands by once another one takes over from it
   udp-fanout check FILE     validates a config: every mistake with its line
   udp-fanout doctor [--config FILE] [--json] [--ebpf-program OBJ]
                             looks at this machine: a line for each finding, ok, warn or fail, and what to do
@@ -128,6 +129,7 @@ function agentOptions(args: readonly string[]): AgentOptions {
     'log-level': { type: 'string' },
     'log-format': { type: 'string' },
     'ebpf-program': { type: 'string' },
+    takeover: { type: 'boolean' },
   });
   if (values.config === undefined) throw new UsageError('--config FILE is missing');
   const logLevel = oneOf<LogLevel>('--log-level', values['log-level'], LOG_LEVELS);
@@ -137,6 +139,7 @@ function agentOptions(args: readonly string[]): AgentOptions {
     objectPath: values['ebpf-program'] ?? defaultObject(),
     ...(logLevel && { logLevel }),
     ...(logFormat && { logFormat }),
+    takeover: values.takeover ?? false,
   };
 }
 

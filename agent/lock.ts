@@ -1,6 +1,7 @@
 /** One agent a network namespace: two would fight over the same filters. Who asks it is told what it runs. */
 import { once } from 'node:events';
 import { connect, createServer, type Socket } from 'node:net';
+import type { Predecessor } from './takeover.ts';
 
 /** An abstract socket: it belongs to the network namespace, as the filters do, and dies with its process (unix(7)). */
 const NAME = '\0udp-fanout';
@@ -22,8 +23,21 @@ export interface Identity {
   readonly deviation?: string;
 }
 
-/** Takes the lock, waiting for an agent that is just stopping, and answers with the identity; throws where that did not go within 3 s. */
-export async function takeLock(identify: () => Identity): Promise<{ close(): void }> {
+export interface Lock {
+  /** Who had it, where that one was asked to let go and has. */
+  readonly predecessor: Predecessor | undefined;
+  close(): void;
+}
+
+/**
+ * Takes the lock, waiting for an agent that is just stopping, and answers with the identity; throws where that did not go within
+ * 3 s. With `askToLetGo` (takeover.ts) it does not wait for one that runs.
+ */
+export async function takeLock(
+  identify: () => Identity,
+  askToLetGo?: () => Promise<Predecessor | undefined>,
+): Promise<Lock> {
+  let predecessor: Predecessor | undefined;
   for (let tries = 1; ; tries++) {
     const server = createServer((asking) => {
       asking.on('error', () => {}).setTimeout(ANSWER_MS, () => asking.destroy());
@@ -36,10 +50,15 @@ export async function takeLock(identify: () => Identity): Promise<{ close(): voi
       );
       server.listen({ path: NAME }, () => resolve(true));
     });
-    if (taken) return { close: () => server.close() };
+    if (taken) return { predecessor, close: () => server.close() };
     if (tries === TRIES) {
-      throw new Error('another udp-fanout agent runs in this network namespace: stop it first (one a node is enough)');
+      const mend = 'stop it first (one a node is enough), or take over from it with --takeover';
+      throw new Error(`another udp-fanout agent runs in this network namespace: ${mend}`);
     }
+    // Somebody else was faster than we, to whom it has let go.
+    predecessor?.close();
+    predecessor = await askToLetGo?.();
+    if (predecessor) continue;
     await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
   }
 }

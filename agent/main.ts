@@ -4,7 +4,7 @@ import { formatAddress, type SocketAddress } from './address.ts';
 import { now } from './clock.ts';
 import { FollowedConfig } from './config/followed.ts';
 import type { Config } from './config/load.ts';
-import { openDatapath } from './datapath/composite.ts';
+import { openDatapath, type RemarkingDatapath } from './datapath/composite.ts';
 import { VERDICTS } from './datapath/tc/abi.ts';
 import { detachAll, type ListFilters } from './datapath/tc/clsact.ts';
 import { openTcDatapath } from './datapath/tc/datapath.ts';
@@ -15,7 +15,7 @@ import { openSource } from './discovery/source.ts';
 import { FollowedHealth } from './health/followed-health.ts';
 import { Lifetime } from './lifetime.ts';
 import { type Identity, takeLock } from './lock.ts';
-import { type Log, type LogFormat, type LogLevel, openLog } from './log.ts';
+import { type Log, type LogFormat, type LogLevel, type OpenedLog, openLog } from './log.ts';
 import { LogLimiter } from './log-limit.ts';
 import { collectStartGarbage, keepHeapSmall } from './memory.ts';
 import { openHost } from './netlink/host.ts';
@@ -27,6 +27,7 @@ import { watchLosses } from './observe/losses.ts';
 import { MetricsServer } from './observe/metrics-server.ts';
 import { openReachability } from './reachability/open-reachability.ts';
 import { Reconciler } from './reconciler.ts';
+import { askToLetGo, openDesk, type Successor } from './takeover.ts';
 import { version } from './version.ts';
 
 export interface AgentOptions {
@@ -34,12 +35,19 @@ export interface AgentOptions {
   readonly objectPath: string;
   readonly logLevel?: LogLevel;
   readonly logFormat?: LogFormat;
+  /** Has an agent that runs let go, and stands by for one that takes over later. */
+  readonly takeover?: boolean;
 }
 
+/** How often is looked whether all listeners are served, where another agent's sockets wait for that. */
+const SETTLED_LOOK_MS = 20;
 /** Well below any lease. */
 const BEAT_MS = 1000;
 
-/** Runs until SIGTERM or SIGINT; 0 after a clean stop, 1 where nothing can run. Throws ConfigError. */
+/**
+ * Runs until SIGTERM, SIGINT or another agent's takeover; 0 after a clean stop, 1 where nothing can run. One that was itself told
+ * to take over stands by then, and goes on should the other one end. Throws ConfigError.
+ */
 export async function runAgent(options: AgentOptions): Promise<number> {
   keepHeapSmall();
   const followed = new FollowedConfig(options.config, { podNamespace: process.env.POD_NAMESPACE });
@@ -47,11 +55,59 @@ export async function runAgent(options: AgentOptions): Promise<number> {
   const log = openLog(...logAs(followed.config));
   const stopped = stopSignal();
   outliveSignals(log);
+  let takes = options.takeover ?? false;
+  const left = new LeftSockets();
+  try {
+    for (;;) {
+      const end = await live({ ...options, followed, logAs, log, stopped, takes, left });
+      if (typeof end === 'number') return end;
+      takes = false;
+      if ((await follow(end, { log, stopped, left, standsBy: options.takeover ?? false })) === 'end') return 0;
+    }
+  } catch (error) {
+    log.error((error as Error).message);
+    log.debug((error as Error).stack ?? '');
+    return 1;
+  } finally {
+    left.close();
+  }
+}
+
+/** What still serves of a life that is over, until another one does. */
+class LeftSockets {
+  close = () => {};
+
+  keep(close: () => void): void {
+    const before = this.close;
+    this.close = () => {
+      this.close = () => {};
+      before();
+      close();
+    };
+  }
+}
+
+interface Life extends AgentOptions {
+  readonly followed: FollowedConfig;
+  readonly logAs: (config: Config) => readonly [LogLevel, LogFormat];
+  readonly log: OpenedLog;
+  readonly stopped: Promise<string>;
+  /** Whether it takes over from an agent that runs. */
+  readonly takes: boolean;
+  readonly left: LeftSockets;
+}
+
+/** From the lock to the end of all: the exit code, or who has taken over. Rejects where it fails. */
+async function live(options: Life): Promise<number | Successor> {
+  const { followed, logAs, log, stopped, left } = options;
   const life = new Lifetime({ log, now });
   // An error that nobody caught is like a kill: what is at work goes on, and the next agent replaces it.
-  let atEnd: 'remove' | 'release' = 'release';
+  let atEnd: 'remove' | 'release' | 'handOver' = 'release';
   try {
-    const agent = await start(followed, options.objectPath, log, life, () => atEnd);
+    const agent = await start(options, life, (datapath) => {
+      if (atEnd === 'handOver') left.keep(datapath.handOver());
+      else datapath[atEnd]();
+    });
     if (!agent) return 1;
     const part = life.part('config');
     const onChange = (config: Config) => {
@@ -59,41 +115,68 @@ export async function runAgent(options: AgentOptions): Promise<number> {
       agent.follow(config).catch((error: Error) => log.error(error.message));
     };
     followed.watch({ log, ticker: part.ticker, onChange });
-    life.onClose('config', () => followed.close());
-    process.on(
-      'SIGHUP',
-      part.guard(() => followed.look(true)),
-    );
-    const signal = await stopped;
+    const reload = part.guard(() => followed.look(true));
+    process.on('SIGHUP', reload);
+    life.onClose('config', () => {
+      process.off('SIGHUP', reload);
+      followed.close();
+    });
+    const end = await Promise.race([stopped, agent.successor]);
+    if (typeof end !== 'string') {
+      atEnd = 'handOver';
+      log.info('handing over to another agent', { pid: end.pid });
+      return end;
+    }
     if (followed.config.lifecycle.onExit === 'detach') atEnd = 'remove';
-    log.info('stopping', { signal });
+    log.info('stopping', { signal: end });
     return 0;
-  } catch (error) {
-    log.error((error as Error).message);
-    log.debug((error as Error).stack ?? '');
-    return 1;
   } finally {
     await life.close();
   }
 }
 
+/** Serves by its sockets until the successor does; whether this agent has ended then, or has to go on. */
+async function follow(
+  successor: Successor,
+  { log, stopped, left, standsBy }: Pick<Life, 'log' | 'stopped' | 'left'> & { readonly standsBy: boolean },
+): Promise<'end' | 'go on'> {
+  const { pid } = successor;
+  const stop = stopped.then(() => 'stop' as const);
+  successor.released();
+  const serving = await Promise.race([stop, successor.serving]);
+  if (serving === 'stop') return 'end';
+  if (!serving) {
+    log.warn('the agent that was to take over has ended before it served, this one goes on', { pid });
+    return 'go on';
+  }
+  left.close();
+  log.info(standsBy ? 'handed over, standing by for the other agent' : 'handed over', { pid });
+  if (!standsBy || (await Promise.race([stop, successor.ended])) === 'stop') return 'end';
+  log.warn('the agent that took over has ended, this one goes on', { pid });
+  return 'go on';
+}
+
 /** An agent that runs. */
 interface Running {
+  /** Another agent that asks this one to let go. */
+  readonly successor: Promise<Successor>;
   /** Does as another config says, from now on. */
   follow(config: Config): Promise<void>;
 }
 
 /** Undefined if no listener can run on this machine; the log says why. */
 async function start(
-  followed: FollowedConfig,
-  objectPath: string,
-  log: Log,
+  { followed, objectPath, log, takes, left }: Life,
   life: Lifetime,
-  atEnd: () => 'remove' | 'release',
+  end: (datapath: RemarkingDatapath) => void,
 ): Promise<Running | undefined> {
   const { config } = followed;
   log.info('starting udp-fanout', { version: version(), listeners: config.listeners.length });
-  life.onClose('lock', (await takeLock(() => identityOf(followed))).close);
+  const lock = await takeLock(() => identityOf(followed), takes ? askToLetGo : undefined);
+  life.onClose('lock', () => lock.close());
+  if (lock.predecessor) log.info('taking over from the agent that ran here');
+  const desk = await openDesk(log);
+  life.onClose('takeover', () => desk.close());
 
   const host = openHost();
   life.onClose('host', () => host.close());
@@ -123,7 +206,7 @@ async function start(
     },
     openUserspace: (isSafetyNet) => openUserspaceDatapath({ log, isSafetyNet }),
   });
-  life.onClose('datapath', () => datapath[atEnd()]());
+  life.onClose('datapath', () => end(datapath));
   life.part('lease').ticker(BEAT_MS, () => datapath.beat());
   const health = await FollowedHealth.open({
     config: config.health,
@@ -178,6 +261,12 @@ async function start(
   life.onClose('losses', () => losses.close());
   const descriptors = watchDescriptors({ log, ...life.part('descriptors') });
   life.onClose('descriptors', () => descriptors.close());
+  const stopLooking = life.part('takeover').ticker(SETTLED_LOOK_MS, () => {
+    if (!reconciler.isSettled) return;
+    stopLooking();
+    lock.predecessor?.serving();
+    left.close();
+  });
   collectStartGarbage();
   const follow = async (next: Config) => {
     reconciler.want(next.listeners);
@@ -187,6 +276,7 @@ async function start(
   // One after the other: the file may be edited again meanwhile.
   let followedTo = Promise.resolve();
   return {
+    successor: desk.asked,
     follow: (next) => {
       followedTo = followedTo.catch(() => {}).then(() => follow(next));
       return followedTo;

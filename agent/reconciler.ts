@@ -92,6 +92,11 @@ export class Reconciler {
     ];
   }
 
+  /** Whether each listener is served, or it is known why not; false while endpoints are waited for. */
+  get isSettled(): boolean {
+    return this.#waiting.length === 0;
+  }
+
   /** The listeners that receive, or will as soon as their endpoints are known. */
   running(): readonly Listener[] {
     const has = (subject: string) => this.#problems.has(subject);

@@ -24,6 +24,8 @@ export interface RemarkingDatapath extends Datapath {
   remarks(): readonly string[];
   /** The downstreams that an agent before this one has left to a listener; undefined where there are none, or no more. */
   left(listener: Listener, family: Family): ReadonlySet<string> | undefined;
+  /** Lets go of the kernel path, and serves on by sockets and threads until the function returned is called. */
+  handOver(): () => void;
 }
 
 /** Opens what the listeners' modes ask for, as soon as there is one that does. */
@@ -95,8 +97,12 @@ class CompositeDatapath implements RemarkingDatapath {
   }
 
   release(): void {
+    this.handOver()();
+  }
+
+  handOver(): () => void {
     this.#kernel?.release();
-    this.#userspace.release();
+    return () => this.#userspace.release();
   }
 
   #open(): void {

@@ -112,6 +112,17 @@ describe.skipIf(!present('kubectl'))(`rights${without('kubectl')}`, () => {
     ]);
   });
 
+  test('updates by takeover: the new pod fits beside the old one, and asks it to let go', () => {
+    const objects = withComponents(['surge']);
+    expect(only(objects, 'DaemonSet').spec!.updateStrategy).toEqual({
+      type: 'RollingUpdate',
+      rollingUpdate: { maxSurge: 1, maxUnavailable: 0 },
+    });
+    const { args, ports, startupProbe, livenessProbe, readinessProbe } = container(objects);
+    expect([args!.at(-1), ports]).toEqual(['--takeover', undefined]);
+    for (const probe of [startupProbe, livenessProbe, readinessProbe]) expect(probe!.httpGet!.port).toBe(9090);
+  });
+
   test('a tenant is a namespace and a component', () => {
     const objects = withComponents(['tenant'], 'namespace: elsewhere');
     const rights = objects.filter(({ kind }) => kind === 'Role' || kind === 'RoleBinding');

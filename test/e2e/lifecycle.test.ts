@@ -149,7 +149,9 @@ describe.skipIf(obstacle)(titled("the agent's life", obstacle), () => {
     await first.waitFor(ATTACHED);
     const second = startAgent(node, config(listener({ ...base, downstream: pods })));
     expect((await second.ended).code).toBe(1);
-    expect(second.lines.at(-1)).toMatch(/ERROR another udp-fanout agent runs in this network namespace: stop it first/);
+    expect(second.lines.at(-1)).toMatch(
+      /ERROR another udp-fanout agent runs in this network namespace: stop it first .*, or take over .* with --takeover$/,
+    );
     expect(filters(node).match(/name udp_fanout/g)).toHaveLength(1);
   });
 
