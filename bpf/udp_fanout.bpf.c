@@ -318,6 +318,16 @@ static __always_inline enum verdict remember(struct __sk_buff *skb, struct packe
 	return verdict;
 }
 
+/* The first part was dropped, and with it the datagram: what comes after it is nothing to count. */
+static __always_inline void lose(struct __sk_buff *skb, struct packet *pkt)
+{
+	struct fragment_key key = fragment_key(skb, pkt);
+	struct fragment *first = known_fragment(&key);
+
+	if (first)
+		first->way = FRAGMENT_LOST;
+}
+
 /*
  * True if another node's agent has sent the datagram to a receiver here: a host that is a downstream, too, has put it on the
  * link, and the way back to its source is not by that host, which so is neither who sent it nor a router of whose it is.
@@ -405,20 +415,22 @@ static __always_inline int keep_early(struct __sk_buff *skb, struct packet *pkt)
 	return flags & ADDRESS_LOCAL ? TC_ACT_UNSPEC : TC_ACT_SHOT;
 }
 
-/* The first part of the rest that cannot go on: the datagram is lost, which is counted once, beside its first's fate. */
-static __always_inline int lose(struct stats *stats, struct packet *pkt, struct fragment *first, enum verdict verdict)
+/* A later part that cannot go on: the datagram is torn, which is counted once, beside its first's fate. */
+static __always_inline int tear(struct stats *stats, struct fragment *first, enum verdict verdict)
 {
+	__u32 reason = verdict - VERDICT_downstream_gone;
+
 	if (first->way == FRAGMENT_LOST)
 		return TC_ACT_SHOT;
 	first->way = FRAGMENT_LOST;
-	stats->pkts_received += pkt->segments;
-	return count(stats, pkt, verdict);
+	/* As in count. */
+	barrier_var(reason);
+	if (reason < sizeof(stats->torn) / sizeof(__u64))
+		(&stats->torn.downstream_gone)[reason]++;
+	return TC_ACT_SHOT;
 }
 
-/*
- * A later fragment follows the first. It is no datagram of its own, so it adds bytes and no packets, but for the first
- * that finds the downstream gone: what is lost is counted.
- */
+/* A later fragment follows the first. It is no datagram of its own, so it adds bytes and no packets. */
 static __always_inline int follow(struct __sk_buff *skb, struct packet *pkt)
 {
 	struct fragment_key key = fragment_key(skb, pkt);
@@ -428,6 +440,7 @@ static __always_inline int follow(struct __sk_buff *skb, struct packet *pkt)
 	enum fragment_way way;
 	enum verdict verdict;
 	struct stats *stats;
+	bool is_handed;
 
 	if (is_broken(pkt))
 		return TC_ACT_UNSPEC;
@@ -454,17 +467,20 @@ static __always_inline int follow(struct __sk_buff *skb, struct packet *pkt)
 	if (!stats)
 		return TC_ACT_UNSPEC;
 	stats->bytes_received += pkt->payload;
-	if (way == FRAGMENT_LOST)
-		return lose(stats, pkt, first, VERDICT_downstream_gone);
+	/* What the safety net has it judges itself: it knows what became of the first. */
+	is_handed = first->way == FRAGMENT_HANDED;
+	if (way == FRAGMENT_LOST && !is_handed)
+		return tear(stats, first, VERDICT_downstream_gone);
 	verdict = pkt->fault ?: find_way(skb, pkt, &reason.slot, &way_out);
-	if (way == FRAGMENT_HANDED || fate(verdict) == HANDED) {
+	if (is_handed || fate(verdict) == HANDED) {
 		reason.verdict = fate(verdict) == HANDED ? verdict : VERDICT_fragment;
-		return hand_over(skb, &reason) ? TC_ACT_SHOT : lose(stats, pkt, first, VERDICT_safety_net_full);
+		return hand_over(skb, &reason) ? TC_ACT_SHOT : tear(stats, first, VERDICT_safety_net_full);
 	}
 	if (fate(verdict) == FORWARDED)
 		verdict = send(skb, pkt, &reason.slot, &way_out, verdict);
-	if (fate(verdict) == FORWARDED)
-		stats->bytes_forwarded += pkt->payload;
+	if (fate(verdict) != FORWARDED)
+		return tear(stats, first, verdict);
+	stats->bytes_forwarded += pkt->payload;
 	return action(verdict);
 }
 
@@ -514,10 +530,13 @@ int udp_fanout(struct __sk_buff *skb)
 	if (fate(verdict) == HANDED) {
 		struct reason reason = { .slot = *slot, .listener = bind->listener, .verdict = verdict };
 
-		return count(stats, &pkt, hand_over(skb, &reason) ? verdict : VERDICT_safety_net_full);
-	}
-	if (fate(verdict) == FORWARDED)
+		if (!hand_over(skb, &reason))
+			verdict = VERDICT_safety_net_full;
+	} else if (fate(verdict) == FORWARDED) {
 		verdict = send(skb, &pkt, slot, &way, verdict);
+	}
+	if (pkt.part == FIRST && fate(verdict) == DROPPED)
+		lose(skb, &pkt);
 	/* Else the compiler joins both questions in one number, from which Linux 5.15 cannot tell that there is a counter. */
 	barrier_var(step.counter);
 	if (step.counter && fate(verdict) == FORWARDED)

@@ -142,7 +142,7 @@ struct fragment_key {
 enum fragment_way {
 	FRAGMENT_FOLLOWS = 0, /* the program sends the datagram */
 	FRAGMENT_HANDED = 1,  /* the safety net does */
-	FRAGMENT_LOST = 2,    /* the downstream was removed meanwhile, and that is counted */
+	FRAGMENT_LOST = 2,    /* a part of it is lost, and that is counted */
 	FRAGMENT_EARLY = 3,   /* no first one yet: the safety net has what came before it */
 	FRAGMENT_PASSED = 4,  /* left to the stack, since another node has spread the datagram */
 };
@@ -155,6 +155,16 @@ struct fragment {
 	__u32 generation;
 	__u32 way; /* enum fragment_way */
 };
+
+/* Why a later part of a datagram may be dropped whose first one has left. */
+#define TEARS(V) \
+	V(downstream_gone, DROPPED, "the rest of a fragmented datagram whose downstream was removed") \
+	V(fib_blackhole, DROPPED, "FIB: blackhole route") \
+	V(fib_unreachable, DROPPED, "FIB: unreachable route") \
+	V(fib_prohibit, DROPPED, "FIB: prohibit route") \
+	V(rewrite_failed, DROPPED, "the packet could not be rewritten (out of memory)") \
+	V(redirect_failed, DROPPED, "the kernel refused the redirect") \
+	V(safety_net_full, DROPPED, "the safety net had no room left for it")
 
 /*
  * What happened to one datagram. V(name, fate, meaning): the order is the index of the counter, the name is the
@@ -180,13 +190,7 @@ struct fragment {
 	V(no_downstream, DROPPED, "no live downstream") \
 	V(malformed, DROPPED, "its lengths contradict each other") \
 	V(ip_checksum, DROPPED, "the checksum of its IPv4 header is wrong") \
-	V(downstream_gone, DROPPED, "the rest of a fragmented datagram whose downstream was removed") \
-	V(fib_blackhole, DROPPED, "FIB: blackhole route") \
-	V(fib_unreachable, DROPPED, "FIB: unreachable route") \
-	V(fib_prohibit, DROPPED, "FIB: prohibit route") \
-	V(rewrite_failed, DROPPED, "the packet could not be rewritten (out of memory)") \
-	V(redirect_failed, DROPPED, "the kernel refused the redirect") \
-	V(safety_net_full, DROPPED, "the safety net had no room left for it") \
+	TEARS(V) \
 	V(already_spread, PASSED, "another node's agent has sent it to a receiver here, and counts it") \
 	V(lease_expired, PASSED, "left to the stack: no agent has renewed the lease")
 
@@ -197,6 +201,13 @@ enum verdict {
 	VERDICTS(V)
 #undef V
 	VERDICT_COUNT
+};
+
+/* Datagrams whose first part has left and counts as forwarded, and of which a later one was lost: once each, by reason. */
+struct torn {
+#define V(name, fate, meaning) __u64 name;
+	TEARS(V)
+#undef V
 };
 
 /*
@@ -213,6 +224,7 @@ struct stats {
 #define V(name, fate, meaning) __u64 name;
 	VERDICTS(V)
 #undef V
+	struct torn torn;
 	__u32 next_slot[2]; /* round robin cursors: IPv4, IPv6 */
 };
 
@@ -261,6 +273,7 @@ _Static_assert(sizeof(struct fragment_key) == 44, "fragment_key has no hole");
 _Static_assert(sizeof(struct fragment) == 56, "fragment has no hole");
 _Static_assert(sizeof(struct handed) == 56, "handed has no hole");
 _Static_assert(sizeof(struct lease) == 16, "lease");
-_Static_assert(sizeof(struct stats) == 8 * (6 + VERDICT_COUNT + 1), "stats is u64s and the two cursors");
+_Static_assert(sizeof(struct stats) == 8 * (6 + VERDICT_COUNT + 1) + sizeof(struct torn),
+	       "stats is u64s and the two cursors");
 
 #endif

@@ -16,6 +16,8 @@ interface Totals {
   readonly dropped: number;
   /** By queues and devices, after it was forwarded. */
   readonly egress: number;
+  /** Forwarded by their first fragment, and the rest lost. */
+  readonly torn: number;
 }
 
 export class Books {
@@ -74,6 +76,7 @@ export class Books {
       forwarded: sum('packets_forwarded_total'),
       dropped: sum('packets_dropped_total'),
       egress: sum('egress_drops_total'),
+      torn: sum('packets_torn_total'),
     };
   }
 
@@ -85,16 +88,20 @@ export class Books {
   }
 
   #faults(sent: number, { received, duplicated }: Union, totals: Totals | undefined): string[] {
-    const { dropped, egress } = totals ?? { dropped: 0, egress: 0 };
+    const { dropped, egress, torn } = totals ?? { dropped: 0, egress: 0, torn: 0 };
     const faults: string[] = [];
     if (duplicated.length > 0) faults.push(`came more than once: ${JSON.stringify(duplicated.slice(0, 5))}`);
     const lost = sent - received;
-    if (lost > dropped + egress && !this.excuse) {
-      faults.push(`${sent} sent, ${received} received, ${dropped} dropped by name, ${egress} on the way out`);
+    if (lost > dropped + torn + egress && !this.excuse) {
+      faults.push(
+        `${sent} sent, ${received} received, ${dropped} dropped by name, ${torn} torn, ${egress} on the way out`,
+      );
     }
     // Where the agents have received what was sent and nothing else, each sum is exact.
     const isAll = totals?.received === sent && egress === 0 && !this.excuse;
-    if (isAll && totals.forwarded !== received) faults.push(`${totals.forwarded} forwarded, ${received} received`);
+    if (isAll && totals.forwarded - torn !== received) {
+      faults.push(`${totals.forwarded} forwarded, ${torn} of them torn, ${received} received`);
+    }
     return faults;
   }
 }

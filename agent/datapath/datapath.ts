@@ -45,6 +45,8 @@ export interface ListenerCounters {
   readonly dropped: ReadonlyMap<string, number>;
   /** On the listener's port and not received, but left to whom they are for, by reason. */
   readonly passed: ReadonlyMap<string, number>;
+  /** Of those forwarded, by reason, zeroes included: fragmented ones whose first part left and whose rest was lost here. */
+  readonly torn: ReadonlyMap<string, number>;
   /** Forwarded datagrams by downstream that is in use, as formatAddress writes it. */
   readonly downstreams: ReadonlyMap<string, number>;
   /** The same of those that are not any more; `other` is all that are too long gone to be told apart. */

@@ -14,6 +14,7 @@ export interface LossDependencies {
 const INTERVAL_MS = 10_000;
 /** Whoever has not been sent to for a while has to be asked for first: no news, as long as it is not dropped. */
 const ORDINARY = 'neigh_unresolved';
+const TORN = 'forwarded without their later fragments';
 
 /** Looks every 10 s and logs a line for each listener and reason that grew. */
 export function watchLosses({ log, counters, meaning, ticker = setTicker }: LossDependencies): { close(): void } {
@@ -25,7 +26,7 @@ export function watchLosses({ log, counters, meaning, ticker = setTicker }: Loss
       if (grown <= 0) continue;
       const means = meaning(reason);
       // What the FIB refused and the safety net could not send either is two lines.
-      const isFib = means.startsWith('FIB') && !(fate === 'dropped' && row.toSafetyNet.has(reason));
+      const isFib = means.startsWith('FIB') && fate !== TORN && !(fate === 'dropped' && row.toSafetyNet.has(reason));
       const what = isFib ? 'FIB lookup failed' : `datagrams ${fate}`;
       log.warn(what, { listener: row.listener.name, mode: row.mode, reason, datagrams: grown, meaning: means });
     }
@@ -37,6 +38,7 @@ export function watchLosses({ log, counters, meaning, ticker = setTicker }: Loss
 function totals(rows: readonly ListenerCounters[]) {
   const entries = rows.flatMap((row) => [
     ...[...row.dropped].map(([reason, count]) => ({ row, reason, count, fate: 'dropped' })),
+    ...[...row.torn].map(([reason, count]) => ({ row, reason, count, fate: TORN })),
     ...[...row.toSafetyNet]
       .filter(([reason]) => reason !== ORDINARY)
       .map(([reason, count]) => ({ row, reason, count, fate: 'took the slow way' })),

@@ -43,6 +43,11 @@ function registerDatapath(registry: Registry, { counters, egressDrops }: MetricS
   );
   const forwarded = set.counter('udp_fanout_packets_forwarded_total', 'Datagrams sent to a downstream', ...datagrams);
   const dropped = set.counter('udp_fanout_packets_dropped_total', 'Datagrams lost here, by reason', ...reasons);
+  const torn = set.counter(
+    'udp_fanout_packets_torn_total',
+    'Datagrams in fragments, forwarded by their first one, whose rest was lost here, by reason',
+    ...reasons,
+  );
   const toSafetyNet = set.counter(
     'udp_fanout_packets_to_safety_net_total',
     'Datagrams that the program handed to the safety net, which forwards or drops them, by reason',
@@ -103,6 +108,7 @@ function registerDatapath(registry: Registry, { counters, egressDrops }: MetricS
       bytesReceived.inc(labels, row.bytesReceived);
       bytesForwarded.inc(labels, row.bytesForwarded);
       for (const [reason, count] of row.dropped) dropped.inc({ ...labels, reason }, count);
+      for (const [reason, count] of row.torn) torn.inc({ ...labels, reason }, count);
       for (const [reason, count] of row.toSafetyNet) toSafetyNet.inc({ ...labels, reason }, count);
       for (const [reason, count] of row.passed) passed.inc({ ...labels, reason }, count);
       active.set({ listener: row.listener.name }, row.downstreams.size);

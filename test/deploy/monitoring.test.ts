@@ -42,6 +42,9 @@ const received = (rate: number) => ({ [`udp_fanout_packets_received_total${label
 const dropped = (rate: number) => ({
   [`udp_fanout_packets_dropped_total${labels(', reason="no_downstream"')}`]: `0+${rate * 60}x90`,
 });
+const torn = (rate: number) => ({
+  [`udp_fanout_packets_torn_total${labels(', reason="no_downstream"')}`]: `0+${rate * 60}x90`,
+});
 const watchAge = (value: string) => ({
   'udp_fanout_discovery_watch_age_seconds{instance="a", namespace="logging", service="receivers"}': value,
 });
@@ -70,6 +73,12 @@ const STORIES: readonly Story[] = [
   {
     title: 'many are lost',
     series: { ...received(100), ...dropped(50) },
+    fires: ['UdpFanoutHighDropRate', 'UdpFanoutDropRatio'],
+  },
+  { title: 'many are forwarded in part', series: { ...received(100), ...torn(50) }, fires: ['UdpFanoutDropRatio'] },
+  {
+    title: 'a few are lost and a few in part, for one reason',
+    series: { ...received(1000), ...dropped(6), ...torn(6) },
     fires: ['UdpFanoutHighDropRate', 'UdpFanoutDropRatio'],
   },
   {

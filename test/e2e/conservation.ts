@@ -10,6 +10,8 @@ export interface Ledger {
   /** Those that took the slow way, by reason, those at 0 left out. */
   readonly toSafetyNet: Readonly<Record<string, number>>;
   readonly dropped: Readonly<Record<string, number>>;
+  /** Forwarded by their first fragment, and the rest lost, by reason. */
+  readonly torn: Readonly<Record<string, number>>;
   /** Forwarded, by downstream. */
   readonly downstreams: Readonly<Record<string, number>>;
 }
@@ -57,6 +59,7 @@ async function read(agent: Agent, listener: string): Promise<Ledger> {
     forwarded: total('packets_forwarded_total'),
     toSafetyNet: by('packets_to_safety_net_total', 'reason'),
     dropped: by('packets_dropped_total', 'reason'),
+    torn: by('packets_torn_total', 'reason'),
     downstreams: by('downstream_packets_total', 'endpoint'),
   };
 }

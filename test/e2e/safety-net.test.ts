@@ -2,6 +2,7 @@
  * What the program cannot send itself goes to the safety net, whole, and arrives with its source: whatever the node's
  * rules, sysctls and routes are, and never back to where it came from.
  */
+import { writeFileSync } from 'node:fs';
 import { afterEach, describe, expect, test } from 'vitest';
 import { type Agent, startAgent } from '../../lab/agent.ts';
 import { type DualStack, dualStack } from '../../lab/dual-stack.ts';
@@ -10,6 +11,7 @@ import type { Host, Pod } from '../../lab/host.ts';
 import { CLIENT_MAC, NODE_MAC } from '../../lab/ip.ts';
 import { lacking, titled } from '../../lab/kernel.ts';
 import { labObstacle } from '../../lab/lab.ts';
+import { patient } from '../../lab/patience.ts';
 import { numberedPayload } from '../../lab/payload.ts';
 import { type Receivers, receive, send } from '../../lab/traffic.ts';
 import { union } from '../../lab/union.ts';
@@ -24,6 +26,7 @@ const NARROW = 1450;
 const COUNT = 30;
 const VIP = { 4: '10.99.0.7', 6: 'fd99::7' } as const;
 const FAMILIES = [4, 6] as const;
+type Family = (typeof FAMILIES)[number];
 const cleanUps: (() => unknown)[] = [];
 afterEach(async () => {
   for (const cleanUp of cleanUps.splice(0).reverse()) await cleanUp();
@@ -245,6 +248,61 @@ describe.skipIf(obstacle)(titled('downstreams that only a socket of this host re
     expect(await ledger(agent, 'four', 40)).toMatchObject({ forwarded: 40, toSafetyNet: { loopback: 40 } });
     expect(await ledger(agent, 'six', 40)).toMatchObject({ forwarded: 40, toSafetyNet: { loopback: 40 } });
   });
+});
+
+/** The fragments of a datagram for the node. */
+function parts(family: Family): Buffer[] {
+  const ends = family === 4 ? { src: '10.0.0.9', dst: '10.0.0.1' } : { src: 'fd00::9', dst: 'fd00::1' };
+  const payload = numberedPayload({ stream: 1, sequence: 0 }, 4000);
+  const fields = { smac: CLIENT_MAC, dmac: NODE_MAC, sport: 40000, dport: 9000, id: 7, ...ends, payload };
+  return family === 4 ? fragments4(fields) : fragments6(fields, 1500, 7);
+}
+
+describe.skipIf(obstacle)(titled('a datagram in three fragments whose rest is lost', obstacle), () => {
+  const to = (pod: Pod) => config(listener({ bind: '[::]:9000', interface: 'eth0', downstream: [pod] }));
+  const removed = async (_: DualStack, agent: Agent, [, next]: readonly Pod[]) => {
+    writeFileSync(agent.configFile, JSON.stringify(to(next!)));
+    agent.kill('SIGHUP');
+    const label = `udp_fanout_downstream_packets_total{listener="test",endpoint="${next!.address}"}`;
+    await expect.poll(async () => (await agent.metrics()).has(label), { timeout: patient(2000) }).toBe(true);
+  };
+  const silent = async ({ node }: DualStack, _: Agent, [pod]: readonly Pod[]) => {
+    pod!.namespace.sysctl({ 'net/ipv4/conf/eth0/arp_ignore': 8 });
+    if (pod!.ip.includes(':')) {
+      pod!.namespace.ip([`addr add ${pod!.ip}/128 dev lo`, `addr del ${pod!.ip}/128 dev eth0`]);
+    }
+    node.namespace.ip([`neigh flush dev ${pod!.hostInterface}`]);
+  };
+
+  test.each(
+    FAMILIES.flatMap((family) => [
+      { family, name: 'its downstream is removed', reason: 'downstream_gone', meanwhile: removed },
+      { family, name: 'its neighbour falls silent', reason: 'neigh_unresolved', meanwhile: silent },
+    ]),
+  )(
+    'IPv$family, $name: received once, forwarded, and torn by that name',
+    async ({ family, reason, meanwhile }) => {
+      const built = lab();
+      const { client, node } = built;
+      const pods = family === 4 ? built.pods : built.pods6;
+      const agent = startAgent(node, to(pods[0]!));
+      cleanUps.push(() => agent.stop());
+      await agent.waitFor(/attached TC eBPF program to ingress/);
+      const at = await receivers(pods);
+      // So that the pod need not be asked for.
+      await send(client, { to: family === 4 ? '10.0.0.1:9000' : '[fd00::1]:9000', count: 1 });
+      await at.report({ expect: 1 });
+      const [first, ...rest] = parts(family);
+      inject(client.namespace, 'eth0', [first!]);
+      await meanwhile(built, agent, pods);
+      inject(client.namespace, 'eth0', rest);
+      const torn = async () => (await ledger(agent, 'test', 2)).torn;
+      await expect.poll(torn, { timeout: patient(6000) }).toEqual({ [reason]: 1 });
+      expect(await ledger(agent, 'test', 2)).toMatchObject({ forwarded: 2, dropped: {} });
+      expect((await at.report({ quiet: 100 })).count).toBe(0);
+    },
+    60_000,
+  );
 });
 
 describe.skipIf(obstacle)(titled('the program on lo', obstacle), () => {

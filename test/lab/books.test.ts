@@ -54,7 +54,7 @@ describe('the books', () => {
 
   test('want a name for what is lost', async () => {
     openBooks(undefined);
-    const said = '10 sent, 8 received, 1 dropped by name, 0 on the way out';
+    const said = '10 sent, 8 received, 1 dropped by name, 0 torn, 0 on the way out';
     expect(await closed(10, report(upTo(8)), { packets_dropped_total: 1 })).toBe(said);
     expect(await closed(10, report(upTo(8)), { packets_dropped_total: 1, egress_drops_total: 1 })).toBe('closed');
   });
@@ -62,8 +62,11 @@ describe('the books', () => {
   test('want what was forwarded to have come', async () => {
     openBooks(undefined);
     const counters = { packets_received_total: 10, packets_forwarded_total: 9, packets_dropped_total: 2 };
-    expect(await closed(10, report(upTo(8)), counters)).toBe('9 forwarded, 8 received');
+    expect(await closed(10, report(upTo(8)), counters)).toBe('9 forwarded, 0 of them torn, 8 received');
     expect(await closed(10, report(upTo(8)), { ...counters, packets_forwarded_total: 8 })).toBe('closed');
+    expect(await closed(10, report(upTo(8)), { ...counters, packets_dropped_total: 1, packets_torn_total: 1 })).toBe(
+      'closed',
+    );
   });
 
   test('want each once', async () => {

@@ -50,7 +50,7 @@ export class Oracle {
   /** Of each fragmented datagram: the way of its first part, or that a later one was there before. */
   readonly #fragments = new Map<
     string,
-    { readonly to: SocketAddress; readonly listener: string; readonly handed: boolean } | 'early'
+    { readonly to: SocketAddress; readonly listener: string; readonly fate: Fate } | 'early'
   >();
 
   /** `tellsFailed`: whether this kernel's FIB tells a neighbour that has failed from one that is there. */
@@ -89,7 +89,7 @@ export class Oracle {
     let verdict = fault ?? (isForgery(place, reading.src) ? 'hairpin' : this.#way(to, reading.ttl, length));
     if (key) {
       if (this.#fragments.get(key) === 'early' && FATE.get(verdict) === 'FORWARDED') verdict = 'fragment';
-      this.#fragments.set(key, { to, listener: listener.name, handed: FATE.get(verdict) === 'HANDED' });
+      this.#fragments.set(key, { to, listener: listener.name, fate: FATE.get(verdict)! });
     }
     return book(verdict, to);
   }
@@ -104,10 +104,14 @@ export class Oracle {
       const action = NODE_IPS.includes(reading.dst) ? ACTION.UNSPEC : ACTION.SHOT;
       return { action, frame, moved: {}, ...handedOver(frame, 'fragment') };
     }
-    let verdict = fault ?? this.#way(known.to, reading.ttl, length);
-    if (known.handed && FATE.get(verdict) !== 'HANDED') verdict = 'fragment';
-    const out = send(frame, reading, known.to, verdict);
     const bytes = reading.payload ?? 0;
+    // The datagram was dropped with its first part.
+    if (known.fate === 'DROPPED') {
+      return { action: ACTION.SHOT, frame, moved: bytes > 0 ? { [known.listener]: { bytes_received: bytes } } : {} };
+    }
+    let verdict = fault ?? this.#way(known.to, reading.ttl, length);
+    if (known.fate === 'HANDED' && FATE.get(verdict) !== 'HANDED') verdict = 'fragment';
+    const out = send(frame, reading, known.to, verdict);
     const counters = {
       ...(bytes > 0 && { bytes_received: bytes }),
       ...(bytes > 0 && FATE.get(verdict) === 'FORWARDED' && { bytes_forwarded: bytes }),

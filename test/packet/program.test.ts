@@ -1,5 +1,5 @@
 /** The real program, packet by packet: the tables of tables/ through BPF_PROG_TEST_RUN. */
-
+import { execFileSync } from 'node:child_process';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { formatAddress } from '../../agent/address.ts';
 import { lacking, titled } from '../../lab/kernel.ts';
@@ -117,7 +117,7 @@ describe.skipIf(!root)('the program (needs root)', () => {
       const to = LISTENERS[name].to.filter((_, at) => !places.includes(at >> 1));
       rig.apply({ ...LISTENERS, [name]: { ...LISTENERS[name], to } });
     };
-    const lost = { pkts_received: 1, pkts_dropped: 1, downstream_gone: 1, bytes_received: BYTES };
+    const lost = { torn_downstream_gone: 1, bytes_received: BYTES };
     afterEach(() => rig.apply(LISTENERS));
 
     test.each([IPV4, IPV6])('IPv$family: the rest follows if its downstream is still there', (side) => {
@@ -142,6 +142,21 @@ describe.skipIf(!root)('the program (needs root)', () => {
       expect(goOn(side).action).toBe(ACTION.REDIRECT);
     });
 
+    test.each([IPV4, IPV6])(
+      'IPv$family: what the safety net has from the first part on is its own to judge',
+      (side) => {
+        goOn(side);
+        begin(side);
+        without('fragmented', 0);
+        const handed = {
+          verdict: 'fragment',
+          to: formatAddress({ family: side.family, ip: side.ip(NET.pods, 10), port: 514 }),
+        };
+        const moved = { fragmented: { bytes_received: BYTES } };
+        expect(goOn(side)).toMatchObject({ action: ACTION.SHOT, moved, handed });
+      },
+    );
+
     test('nor after several swaps', () => {
       begin(IPV4);
       without('fragmented', 0);
@@ -164,6 +179,48 @@ describe.skipIf(!root)('the program (needs root)', () => {
       begin(IPV4, 'many');
       without('many', 300);
       expect(goOn(IPV4, 'many')).toMatchObject({ action: ACTION.SHOT, moved: { many: lost } });
+    });
+  });
+
+  describe('a datagram that is lost after its first part counts as received once', () => {
+    const part = (offset: number, fields: object = {}) =>
+      toListener(IPV4, 'fragmented', { fragment: { id: 1, offset, more: true }, payload: Buffer.alloc(24), ...fields });
+    const fill = () => {
+      for (const size of [3000, 1]) rig.fill(toListener(IPV4, 'nowhere', { payload: Buffer.alloc(size) }).frame);
+    };
+    const bytes = { bytes_received: 24 };
+    afterEach(() => rig.empty());
+
+    test('forwarded and torn, where the first one left', () => {
+      expect(rig.run(part(0).frame).moved).toEqual({
+        fragmented: { ...bytes, pkts_received: 1, pkts_forwarded: 1, forwarded: 1, bytes_forwarded: 24 },
+      });
+      fill();
+      const rest = [32, 64].map((offset) => rig.run(part(offset, { ttl: 1 }).frame));
+      expect(rest.map(({ action }) => action)).toEqual([ACTION.SHOT, ACTION.SHOT]);
+      expect(rest.map(({ moved }) => moved.fragmented)).toEqual([{ ...bytes, torn_safety_net_full: 1 }, bytes]);
+    });
+
+    test('dropped and nothing else, where there was no room for the first one either', () => {
+      fill();
+      const lost = { ...bytes, pkts_received: 1, pkts_dropped: 1, safety_net_full: 1 };
+      expect(rig.run(part(0, { ttl: 1 }).frame).moved).toEqual({ fragmented: lost });
+      rig.empty();
+      for (const offset of [32, 64]) {
+        expect(rig.run(part(offset).frame)).toMatchObject({ action: ACTION.SHOT, moved: { fragmented: bytes } });
+      }
+    });
+
+    test('by a route that changes in between, in the name of what it is now', () => {
+      rig.run(part(0).frame);
+      const route = `${IPV4.ip(NET.pods, 10)}/32`;
+      execFileSync('ip', ['route', 'add', 'blackhole', route]);
+      try {
+        expect(rig.run(part(32).frame).moved).toEqual({ fragmented: { ...bytes, torn_fib_blackhole: 1 } });
+      } finally {
+        execFileSync('ip', ['route', 'del', 'blackhole', route]);
+      }
+      expect(rig.run(part(64).frame)).toMatchObject({ action: ACTION.SHOT, moved: { fragmented: bytes } });
     });
   });
 

@@ -20,6 +20,7 @@ interface Compiled {
   readonly constants: Readonly<Record<string, number>>;
   /** Size and offsets by struct. */
   readonly layout: Readonly<Record<string, Readonly<Record<string, number>>>>;
+  readonly tears: readonly string[];
   readonly verdicts: readonly { readonly name: string; readonly fate: string; readonly meaning: string }[];
   /** Keys and values as C writes them, in hex. */
   readonly bytes: Readonly<Record<string, string>>;
@@ -133,6 +134,11 @@ int main(void)
 		VERDICT_##name ? ", " : "", #name, #fate, meaning);
 	VERDICTS(V)
 #undef V
+	printf("], \\"tears\\": [");
+#define V(name, fate, meaning) \\
+	printf("%s\\"%s\\"", offsetof(struct torn, name) ? ", " : "", #name);
+	TEARS(V)
+#undef V
 	printf("]}");
 	return 0;
 }
@@ -169,6 +175,7 @@ describe('the mirror of bpf/udp_fanout.h', () => {
 
   test('has the verdicts in their order, with their fates and meanings', () => {
     expect(compiled.verdicts).toEqual(abi.VERDICTS);
+    expect(compiled.tears).toEqual(abi.TEARS);
   });
 
   test('has the fates in the order in which the program tells them apart', () => {

@@ -69,6 +69,7 @@ describe('an error', () => {
         bytesReceived: 0,
         bytesForwarded: 0,
         passed: new Map(),
+        torn: new Map(),
         toSafetyNet: new Map(),
       };
       const dropped = new Map([['no_downstream', world.lost]]);

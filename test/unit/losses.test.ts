@@ -4,24 +4,31 @@ import { watchLosses } from '../../agent/observe/losses.ts';
 import { FakeTimer } from '../fake/timer.ts';
 import { aListener, aLog } from '../fake/words.ts';
 
-function said(slow: Readonly<Record<string, number>>, lost: Readonly<Record<string, number>>): string[] {
+type Numbers = Readonly<Record<string, number>>;
+
+function said(slow: Numbers, lost: Numbers, torn: Numbers = {}): string[] {
   const timer = new FakeTimer();
   const log = aLog();
-  const counts = (of: Readonly<Record<string, number>>) => new Map(Object.entries(of));
+  const counts = (of: Numbers) => new Map(Object.entries(of));
   const sums = { received: 9, forwarded: 0, bytesReceived: 0, bytesForwarded: 0 };
   const maps = {
     passed: new Map(),
+    torn: counts(torn),
     toSafetyNet: counts(slow),
     dropped: counts(lost),
     downstreams: new Map(),
     gone: new Map(),
   };
   const counters = () => [{ listener: aListener(), mode: 'tc_ebpf' as const, ...sums, ...maps }];
-  const meaning = (reason: string) => (reason === 'no_route' ? 'FIB: no route to the downstream' : reason);
+  const meaning = (reason: string) => (/route|fib/.test(reason) ? 'FIB: no route' : reason);
   watchLosses({ log, counters, meaning, ticker: timer.every });
   timer.advance(10_000);
   return log.lines.map((line) => `${/^WARN (.*) listener=/.exec(line)?.[1]} ${/datagrams=\d+/.exec(line)}`);
 }
+
+test('what lost its later fragments is said in words of its own, whatever took them', () => {
+  expect(said({}, {}, { fib_blackhole: 1 })).toEqual(['datagrams forwarded without their later fragments datagrams=1']);
+});
 
 test('what took the slow way and was lost there is said of both, by a reason of one name', () => {
   expect(said({ no_route: 9 }, { no_route: 7 })).toEqual([

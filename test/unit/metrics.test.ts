@@ -17,6 +17,7 @@ function counted(listener: Listener): ListenerCounters {
     mode: 'tc_ebpf',
     ...numbers,
     passed: new Map(),
+    torn: new Map(),
     toSafetyNet: new Map(),
     dropped,
     downstreams,

@@ -70,7 +70,7 @@ export const LAYOUT = {
   lease: { size: 16, until: 0, term: 8 },
   handed: { size: 56, slot: 0, listener: 32, verdict: 36, ifindex: 40, len: 44, segment: 48 },
   stats: {
-    size: 272,
+    size: 328,
     pkts_received: 0,
     pkts_forwarded: 8,
     pkts_to_safety_net: 16,
@@ -78,7 +78,8 @@ export const LAYOUT = {
     bytes_received: 32,
     bytes_forwarded: 40,
     forwarded: 48,
-    next_slot: 264,
+    torn: 264,
+    next_slot: 320,
   },
 } as const;
 
@@ -128,6 +129,12 @@ export const VERDICTS: readonly { readonly name: string; readonly fate: Fate; re
   },
   { name: 'lease_expired', fate: 'PASSED', meaning: 'left to the stack: no agent has renewed the lease' },
 ];
+
+/** Why later parts of datagrams are dropped: the fields of struct torn. */
+export const TEARS = VERDICTS.slice(
+  VERDICTS.findIndex(({ name }) => name === 'downstream_gone'),
+  VERDICTS.findIndex(({ fate }) => fate === 'PASSED'),
+).map(({ name }) => name);
 
 /** How a slot's downstream is reached: enum next_hop, and the way out that is used where forwarding is off. */
 export interface NextHop {

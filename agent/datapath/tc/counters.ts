@@ -1,5 +1,5 @@
 /** STATS read for people: per-CPU counters summed, by the names of bpf/udp_fanout.h. */
-import { encodeU32, type Fate, LAYOUT, VERDICTS } from './abi.ts';
+import { encodeU32, type Fate, LAYOUT, TEARS, VERDICTS } from './abi.ts';
 import type { BpfMap } from './bpf.ts';
 
 const WORDS = LAYOUT.stats.size / 8;
@@ -13,6 +13,7 @@ export interface Totals {
   readonly toSafetyNet: ReadonlyMap<string, number>;
   readonly dropped: ReadonlyMap<string, number>;
   readonly passed: ReadonlyMap<string, number>;
+  readonly torn: ReadonlyMap<string, number>;
 }
 
 export function readTotals(stats: BpfMap, row: number, cpus: number): Totals {
@@ -35,6 +36,7 @@ export function readTotals(stats: BpfMap, row: number, cpus: number): Totals {
     toSafetyNet: by('HANDED'),
     dropped: by('DROPPED'),
     passed: by('PASSED'),
+    torn: new Map(TEARS.map((name, index) => [name, sum(LAYOUT.stats.torn + index * 8)])),
   };
 }
 

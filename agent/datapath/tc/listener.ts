@@ -192,8 +192,8 @@ export class KernelListener implements HandedListener {
     this.#handed.dropped(reason);
   }
 
-  lost(reason: string): void {
-    this.#handed.lost(reason);
+  torn(reason: string): void {
+    this.#handed.torn(reason);
   }
 
   #families(): readonly Family[] {

@@ -81,6 +81,8 @@ export class UserspaceListener {
       bytesForwarded: totals.bytesForwarded,
       toSafetyNet: new Map(),
       passed: new Map(),
+      // A socket gives whole datagrams.
+      torn: new Map(),
       dropped,
       ...this.#retired.with(this.#snapshot ? countsOf(this.#snapshot) : new Map()),
       workerDeaths: this.#deaths + (this.#group?.deaths ?? 0),

@@ -45,8 +45,8 @@ export interface HandedListener {
   /** A datagram, or with 0 of them a later part of one. */
   forwarded(downstream: string, datagrams: 0 | 1, bytes: number): void;
   dropped(reason: string): void;
-  /** The rest of a datagram could not be sent whose first part was: it counts once more, as a lost one. */
-  lost(reason: string): void;
+  /** The rest of a datagram could not be sent whose first part was, and counts as forwarded. */
+  torn(reason: string): void;
 }
 
 export interface HandedDependencies {
@@ -187,7 +187,7 @@ export class HandedPackets {
   #lose({ packet, chosen, key }: Outgoing, listener: HandedListener, reason: string): void {
     const isNews = key === undefined || this.#early.lose(key, chosen);
     if (hasPorts(packet)) listener.dropped(reason);
-    else if (isNews) listener.lost(reason);
+    else if (isNews) listener.torn(reason);
   }
 
   /** The way that it goes, or why there is none. */

@@ -9,28 +9,29 @@ const REASONS = ['no_route', 'mtu_exceeded', 'martian_source'];
 export interface HandedCounts {
   readonly forwarded: number;
   readonly bytes: number;
-  readonly lost: number;
   readonly dropped: Readonly<Record<string, number>>;
+  readonly torn: Readonly<Record<string, number>>;
 }
 
 export class HandedTally {
-  readonly #dropped = new Map<string, number>(REASONS.map((reason) => [reason, 0]));
+  readonly #dropped = zeroes();
+  readonly #torn = zeroes();
   #forwarded = 0;
   #bytes = 0;
-  /** Those that count as forwarded already. */
-  #lost = 0;
 
   constructor(before?: HandedCounts) {
     if (!before) return;
     this.#forwarded = before.forwarded;
     this.#bytes = before.bytes;
-    this.#lost = before.lost;
     for (const [reason, count] of Object.entries(before.dropped)) this.#dropped.set(reason, count);
+    for (const [reason, count] of Object.entries(before.torn)) this.#torn.set(reason, count);
   }
 
   get counts(): HandedCounts {
-    const dropped = Object.fromEntries([...this.#dropped].filter(([, count]) => count > 0));
-    return { forwarded: this.#forwarded, bytes: this.#bytes, lost: this.#lost, dropped };
+    const [dropped, torn] = [this.#dropped, this.#torn].map((counts) =>
+      Object.fromEntries([...counts].filter(([, count]) => count > 0)),
+    ) as [HandedCounts['dropped'], HandedCounts['torn']];
+    return { forwarded: this.#forwarded, bytes: this.#bytes, dropped, torn };
   }
 
   forwarded(datagrams: number, bytes: number): void {
@@ -39,22 +40,29 @@ export class HandedTally {
   }
 
   dropped(reason: string): void {
-    this.#dropped.set(reason, (this.#dropped.get(reason) ?? 0) + 1);
+    add(this.#dropped, reason);
   }
 
-  lost(reason: string): void {
-    this.#lost++;
-    this.dropped(reason);
+  torn(reason: string): void {
+    add(this.#torn, reason);
   }
 
   /** The program's totals and these together. */
   addTo(totals: Totals): Totals {
     return {
       ...totals,
-      received: totals.received + this.#lost,
       forwarded: totals.forwarded + this.#forwarded,
       bytesForwarded: totals.bytesForwarded + this.#bytes,
       dropped: sum(totals.dropped, this.#dropped),
+      torn: sum(totals.torn, this.#torn),
     };
   }
+}
+
+function zeroes(): Map<string, number> {
+  return new Map(REASONS.map((reason) => [reason, 0]));
+}
+
+function add(counts: Map<string, number>, reason: string): void {
+  counts.set(reason, (counts.get(reason) ?? 0) + 1);
 }
