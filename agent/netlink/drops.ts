@@ -18,6 +18,11 @@ const TCA_STATS_QUEUE = 3;
 /** drops of struct gnet_stats_queue. */
 const QUEUE_DROPS = 8;
 
+const IFINFOMSG = 16;
+const AF_UNSPEC = 0;
+const IFLA_IFNAME = 3;
+const IFLA_STATS64 = 23;
+
 /** The payload of an RTM_GETSTATS dump of all links' counters. */
 export function statsRequest(): Uint8Array {
   const header = new DataView(new ArrayBuffer(IF_STATS_MSG));
@@ -33,10 +38,26 @@ export function queuesRequest(): Uint8Array {
 /** What a device dropped, in the payload of an RTM_NEWSTATS. */
 export function decodeLinkDrops(payload: Uint8Array): Drops | undefined {
   const { header, attributes } = decodePayload(payload, IF_STATS_MSG);
-  const stats = attributes.bytes(IFLA_STATS_LINK_64);
+  const packets = txDropped(attributes.bytes(IFLA_STATS_LINK_64));
+  return packets === undefined ? undefined : { ifindex: header.getUint32(4, LITTLE_ENDIAN), packets };
+}
+
+/** A link that is gone, and what it had dropped by then, in the payload of an RTM_DELLINK; one of a bridge's port tells neither. */
+export function decodeLastDrops(payload: Uint8Array): {
+  readonly ifindex: number;
+  readonly gone?: { readonly name: string; readonly packets: number };
+} {
+  const { header, attributes } = decodePayload(payload, IFINFOMSG);
+  const ifindex = header.getInt32(4, LITTLE_ENDIAN);
+  if (header.getUint8(0) !== AF_UNSPEC) return { ifindex };
+  const packets = txDropped(attributes.bytes(IFLA_STATS64)) ?? 0;
+  return { ifindex, gone: { name: attributes.text(IFLA_IFNAME) ?? '', packets } };
+}
+
+/** Of struct rtnl_link_stats64. */
+function txDropped(stats: Uint8Array | undefined): number | undefined {
   if (stats === undefined || stats.length < TX_DROPPED + 8) return undefined;
-  const dropped = new DataView(stats.buffer, stats.byteOffset).getBigUint64(TX_DROPPED, LITTLE_ENDIAN);
-  return { ifindex: header.getUint32(4, LITTLE_ENDIAN), packets: Number(dropped) };
+  return Number(new DataView(stats.buffer, stats.byteOffset).getBigUint64(TX_DROPPED, LITTLE_ENDIAN));
 }
 
 /** What a device's outermost queue dropped, which has what those within did; undefined for these, and for ingress. */

@@ -2,6 +2,7 @@
 import { constants } from 'node:os';
 import { setTicker } from '../clock.ts';
 import { type Channel, openNotices } from './channel.ts';
+import { decodeLastDrops } from './drops.ts';
 import { decodeMessages, LITTLE_ENDIAN, type Message } from './message.ts';
 import { decodeNeighbour, decodeStation, type Neighbour, type Station } from './neighbour.ts';
 import { decodePrefix, type Prefix } from './route.ts';
@@ -9,7 +10,12 @@ import type { WatchParts } from './watch.ts';
 
 /** One change; `everything`: there were more than are told one by one, or one that concerns all. */
 export type Notice =
-  | { readonly kind: 'link'; readonly ifindex: number }
+  /** `gone`: it was deleted, or moved elsewhere, and so many packets it had dropped on the way out. */
+  | {
+      readonly kind: 'link';
+      readonly ifindex: number;
+      readonly gone?: { readonly name: string; readonly packets: number };
+    }
   | { readonly kind: 'neighbour'; readonly neighbour: Neighbour }
   | { readonly kind: 'station'; readonly station: Station }
   | { readonly kind: 'route'; readonly prefix: Prefix }
@@ -79,9 +85,11 @@ function drain(channel: Channel, buffer: Uint8Array, onNotice: (notice: Notice) 
 function decode({ type, payload }: Message): Notice | undefined {
   switch (type) {
     case RTM_NEWLINK:
-    case RTM_DELLINK:
       // ifi_index; the rest is asked for when it matters.
       return { kind: 'link', ifindex: new DataView(payload.buffer, payload.byteOffset).getInt32(4, LITTLE_ENDIAN) };
+    case RTM_DELLINK:
+      // One of a bridge's port (AF_BRIDGE) says that it has left the bridge.
+      return { kind: 'link', ...decodeLastDrops(payload) };
     case RTM_NEWNEIGH:
     case RTM_DELNEIGH:
       return neighbourNotice(payload);

@@ -6,7 +6,8 @@ import { SystemError } from '../ffi/errno.ts';
 import type { Part } from '../lifetime.ts';
 import type { Log } from '../log.ts';
 import type { Host } from '../netlink/host.ts';
-import { watchNotices } from '../netlink/notices.ts';
+import { type Notice, watchNotices } from '../netlink/notices.ts';
+import { EgressDrops } from './egress-drops.ts';
 import type { Hop } from './hop.ts';
 import { Reachability } from './reachability.ts';
 
@@ -15,7 +16,7 @@ const DISCARD = 9;
 
 export interface OpenedReachability
   extends Pick<Reachability, 'follow' | 'release' | 'lost' | 'tell' | 'gateway' | 'gatewaysVersion' | 'onLink'> {
-  /** By interface that leads to a downstream: packets that it, or its queue, has dropped on the way out. */
+  /** By interface that leads to a downstream, or led to one: packets that it, or its queue, has dropped on the way out. */
   egressDrops(): ReadonlyMap<string, number>;
   close(): void;
 }
@@ -28,23 +29,19 @@ export interface OpenReachabilityDependencies extends Part {
 /** Undefined where there are no notices to be had. */
 export function openReachability({ host, log, ticker }: OpenReachabilityDependencies): OpenedReachability | undefined {
   const reachability = new Reachability({ host, now, ask: (hop) => ask(host, hop) });
+  const drops = new EgressDrops({ host, ours: () => reachability.links() });
+  const onNotice = (notice: Notice) => {
+    // First, as long as it is known where the link led.
+    drops.notice(notice);
+    reachability.notice(notice);
+  };
   try {
-    const watch = watchNotices(
-      { onNotice: (notice) => reachability.notice(notice), onDrained: () => reachability.drained() },
-      { ticker },
-    );
-    const egressDrops = () => dropsOf(host, reachability.links());
-    return Object.assign(reachability, { egressDrops, close: () => watch.close() });
+    const watch = watchNotices({ onNotice, onDrained: () => reachability.drained() }, { ticker });
+    return Object.assign(reachability, { egressDrops: () => drops.read(), close: () => watch.close() });
   } catch (error) {
     log.warn('health paths failed to be watched', { error: (error as Error).message, next: 'probes alone tell' });
     return undefined;
   }
-}
-
-function dropsOf(host: Host, links: ReadonlySet<number>): ReadonlyMap<string, number> {
-  const drops = host.egressDrops();
-  const ours = host.links().filter(({ index }) => links.has(index));
-  return new Map(ours.map(({ index, name }) => [name, drops.get(index) ?? 0]));
 }
 
 /** By the neighbour table, which takes NET_ADMIN; else by a datagram, for which the kernel has to ask. */

@@ -6,7 +6,7 @@ import { type DualStack, dualStack } from '../../lab/dual-stack.ts';
 import type { Pod } from '../../lab/host.ts';
 import { titled } from '../../lab/kernel.ts';
 import { labObstacle } from '../../lab/lab.ts';
-import { patient, pause, until } from '../../lab/patience.ts';
+import { pause, until } from '../../lab/patience.ts';
 import { type Receivers, receive, type Sent, startSending } from '../../lab/traffic.ts';
 import { union } from '../../lab/union.ts';
 import { config, listener } from './configs.ts';
@@ -20,6 +20,9 @@ const cleanUps: (() => unknown)[] = [];
 afterEach(async () => {
   for (const cleanUp of cleanUps.splice(0).reverse()) await cleanUp();
 });
+
+/** A batch of the pod's softirq (net.core.dev_weight): what has come to its end of the link and not to a socket is the pod's. */
+const IN_HAND = 64;
 
 interface Stage extends DualStack {
   readonly agent: Agent;
@@ -96,19 +99,22 @@ describe.skipIf(obstacle)(titled('a neighbour', obstacle), () => {
         ['its link goes', ({ node }: DualStack, pod: Pod) => node.namespace.ip([`link del ${pod.hostInterface}`])],
       ].map(([name, end]) => [family, name, end] as const),
     ) as readonly (readonly [Family, string, (built: DualStack, pod: Pod) => void])[],
-  )('IPv%i: %s: what is lost has a name', async (family, _, end) => {
-    loses('what a device has in hand as its link ends goes with it');
+  )('IPv%i: %s: what is lost is dropped by name, or by the device', async (family, _, end) => {
+    loses('what the pod’s own stack has in hand as its link ends goes with it');
     const now = await stage(family);
+    const pod = now.targets[1]!;
     const sending = await startSending(now.client, { to: TO[family], rate: 8000, cpu: 0 });
     await until('traffic', async () => (await now.at.peek()).count >= 800);
-    end(now, now.targets[1]!);
+    end(now, pod);
     await now.agent.waitFor(/health path failed/);
     await pause(500);
     const { lost, dropped } = await settled(now, await sending.stop());
     expect(lost).toBeLessThan(8000 / 3);
-    // The device has some of them until the kernel has noticed: milliseconds.
+    const byDevice = (await now.agent.metrics()).get(`udp_fanout_egress_drops_total{interface="${pod.hostInterface}"}`);
+    // Until the kernel has noticed, the device drops, and says so also once it is gone. It may drop others' packets too, such as
+    // questions for neighbours, and Linux 6.13 counts a redirected one twice: so what it says is a bound.
     const unnamed = lost - sum(dropped);
     expect(unnamed).toBeGreaterThanOrEqual(0);
-    expect(unnamed).toBeLessThan(patient(60));
+    expect(unnamed).toBeLessThanOrEqual(byDevice! + IN_HAND);
   });
 });

@@ -207,6 +207,13 @@ describe.skipIf(obstacle)(titled('what is dropped on the way out', obstacle), ()
     expect(received + lost!).toBe(sent.count);
     const { forwarded } = await ledger(agent, 'test', sent.count);
     expect(forwarded - lost!).toBe(received);
+    const all = [await dropped('veth10'), await dropped('veth11')];
+    node.namespace.ip(['link del veth10', 'link set veth11 down']);
+    await agent.waitFor(/health path failed/);
+    await pause(500);
+    // A counter that goes away takes with it what came since the last scrape.
+    expect(await dropped('veth10'), 'of a link that is gone').toBeGreaterThanOrEqual(all[0]!);
+    expect(await dropped('veth11'), 'of a link that leads nowhere').toBeGreaterThanOrEqual(all[1]!);
   });
 });
 
