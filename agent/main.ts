@@ -194,7 +194,7 @@ async function start(
         filters,
         links: () => host.links(),
         leaseSecs: () => followed.config.lifecycle.leaseSecs,
-        egressLookup: (links) => egressLookup(host, links),
+        egressLookup: (links) => egressLookup(host, links, (address) => reachability?.isResolved(address) ?? true),
         onLink: (address) => reachability?.onLink(address),
         ways: () => wayLookup(host),
         neighbours: host,

@@ -23,6 +23,8 @@ export class Hop {
   mac = '';
   /** Somebody has asked for its MAC, and goes by it. */
   isNamed = false;
+  /** Whether it was doubted when it was looked at last. */
+  wasDoubted = false;
   /** Since when it is not known to be there. */
   #doubtedSince: number | undefined;
   #askedAt = Number.NEGATIVE_INFINITY;

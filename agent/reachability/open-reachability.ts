@@ -15,7 +15,10 @@ import { Reachability } from './reachability.ts';
 const DISCARD = 9;
 
 export interface OpenedReachability
-  extends Pick<Reachability, 'follow' | 'release' | 'lost' | 'tell' | 'gateway' | 'gatewaysVersion' | 'onLink'> {
+  extends Pick<
+    Reachability,
+    'follow' | 'release' | 'lost' | 'tell' | 'gateway' | 'gatewaysVersion' | 'onLink' | 'isResolved'
+  > {
   /** By interface that leads to a downstream, or led to one: packets that it, or its queue, has dropped on the way out. */
   egressDrops(): ReadonlyMap<string, number>;
   close(): void;

@@ -58,6 +58,8 @@ export class Reachability {
   #recheckedAt = 0;
   #moved = false;
   #gatewaysVersion = 0;
+  /** Somebody goes by whether neighbours are resolved. */
+  #tellsResolved = false;
 
   constructor(dependencies: ReachabilityDependencies) {
     this.#deps = dependencies;
@@ -110,6 +112,12 @@ export class Reachability {
     const { ifindex, mac } = hop;
     hop.isNamed = true;
     return mac === '' ? undefined : { ifindex, mac };
+  }
+
+  /** Whether what is sent to the address leaves at once: its next hop's link-layer address is known, or none is needed. */
+  isResolved({ ip }: IpAddress): boolean {
+    this.#tellsResolved = true;
+    return !this.#targets.get(ip)?.hop?.isDoubted;
   }
 
   /** Another number where `gateway` may answer differently. */
@@ -244,6 +252,8 @@ export class Reachability {
     if (hop.isDoubted) this.#doubted.add(hop);
     else this.#doubted.delete(hop);
     if (hop.isNamed && mac !== hop.mac) this.#moved = true;
+    if (this.#tellsResolved && hop.wasDoubted !== hop.isDoubted) this.#moved = true;
+    hop.wasDoubted = hop.isDoubted;
     if (before === hop.trouble) return;
     for (const target of this.#hops.get(hopKey(hop.ifindex, hop.address.ip))?.users ?? []) this.#named.add(target);
   }

@@ -49,6 +49,9 @@ const silence = ({ namespace, ip }: Pod) => {
   namespace.sysctl({ 'net/ipv4/conf/eth0/arp_ignore': 8 });
   if (ip.includes(':')) namespace.ip([`addr add ${ip}/128 dev lo`, `addr del ${ip}/128 dev eth0`]);
 };
+const doesNotForward = ({ node }: DualStack) => {
+  node.namespace.sysctl({ 'net/ipv4/ip_forward': 0, 'net/ipv6/conf/all/forwarding': 0 });
+};
 const sum = (counts: Readonly<Record<string, number>>) => Object.values(counts).reduce((all, one) => all + one, 0);
 
 /** What was lost, and the books beside it: nothing is dropped that arrives, and each that is forwarded is sent. */
@@ -86,6 +89,37 @@ describe.skipIf(obstacle)(titled('a neighbour', obstacle), () => {
     expect(dropped).toEqual({ neigh_unresolved: lost });
     expect(lost).toBeGreaterThan(1000);
     expect(lost).toBeLessThan(1.6 * (8000 / 3));
+  });
+
+  test.each(FAMILIES)('IPv%i: where this host does not forward: it is asked for, too', async (family) => {
+    loses('a flush takes with it what the kernel has just queued for the neighbour that it asks for');
+    const now = await stage(family, doesNotForward);
+    const sending = await startSending(now.client, { to: TO[family], rate: 3000, cpu: 0 });
+    await until('traffic', async () => (await now.at.peek()).count >= 300);
+    for (let round = 0; round < 4; round++) {
+      for (const pod of now.targets) flush(now, pod);
+      await pause(300);
+    }
+    const { lost } = await settled(now, await sending.stop());
+    // At most what came between two looks of a flush: one of each.
+    expect(lost).toBeLessThanOrEqual(4 * now.targets.length);
+  });
+
+  test.each(FAMILIES)('IPv%i: where this host does not forward: silent, most has a name', async (family) => {
+    loses('what the kernel queues until the agent has heard that the neighbour is not resolved');
+    const now = await stage(family, doesNotForward);
+    const sending = await startSending(now.client, { to: TO[family], rate: 8000, cpu: 0 });
+    await until('traffic', async () => (await now.at.peek()).count >= 800);
+    const pod = now.targets[1]!;
+    silence(pod);
+    flush(now, pod);
+    await now.agent.waitFor(/health path failed/);
+    await pause(500);
+    const { lost, dropped } = await settled(now, await sending.stop());
+    expect(Object.keys(dropped)).toEqual(['neigh_unresolved']);
+    expect(lost).toBeLessThan(1.8 * (8000 / 3));
+    // The agent hears of it within a tenth of a second, and makes a table then.
+    expect(lost - sum(dropped)).toBeLessThan(lost / 3);
   });
 
   test.each(

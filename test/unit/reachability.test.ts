@@ -200,6 +200,22 @@ describe('an address', () => {
 });
 
 describe('a neighbour', () => {
+  test('that is resolved, or not any more, is news to who goes by that, and to nobody else', () => {
+    const { fake, reachability, world, drain, neighbour } = rig();
+    const turn = (unresolved: boolean) => {
+      fake.resolve(10, '10.0.1.10', unresolved);
+      neighbour(10, '10.0.1.10');
+      drain();
+      return world.moved;
+    };
+    fake.pod(10, '10.0.1.10');
+    reachability.follow(v4('10.0.1.10'));
+    expect([turn(true), turn(false)]).toEqual([0, 0]);
+    const isResolved = () => reachability.isResolved(v4('10.0.1.10'));
+    expect([isResolved(), reachability.isResolved(v4('10.9.9.9'))]).toEqual([true, true]);
+    expect([turn(true), isResolved(), turn(true), turn(false), isResolved()]).toEqual([1, false, 1, 2, true]);
+  });
+
   test('that fails is asked, and lost only if it has not answered for a second', () => {
     const { fake, reachability, world, drain, neighbour } = rig();
     fake.pod(10, '10.0.1.10');

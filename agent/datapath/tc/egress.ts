@@ -12,19 +12,24 @@ import type { Way } from './handed/handed-packets.ts';
 export interface EgressLookup {
   /** Whether the family's downstreams need a way out of their own, since the FIB will not name one. */
   needed(family: Family): boolean;
-  /** The way towards an address, if it is needed and there is one. */
+  /** The way towards an address, if it is needed and there is one, and its neighbour is known. */
   find(address: SocketAddress): Egress | undefined;
 }
 
 /**
  * Answers for one pass over a listener's downstreams: what is the same for all of them, whether all of `interfaces`
- * forward the family and which links there are, is read once and only if it is asked for.
+ * forward the family and which links there are, is read once and only if it is asked for. A neighbour that is not resolved has
+ * no way, so that the safety net gets what is for it: the kernel's own queue loses it without a name.
  */
-export function egressLookup(host: Host, interfaces: readonly Interface[]): EgressLookup {
+export function egressLookup(
+  host: Host,
+  interfaces: readonly Interface[],
+  isResolved: (address: IpAddress) => boolean = () => true,
+): EgressLookup {
   const needed = once((family: Family) => !interfaces.every(({ name }) => forwards(family, name)));
   const mtuOf = once((ifindex: number) => host.links().find(({ index }) => index === ifindex)?.mtu);
   const find = (address: SocketAddress): Egress | undefined => {
-    const route = needed(address.family) ? host.route(address) : undefined;
+    const route = needed(address.family) && isResolved(address) ? host.route(address) : undefined;
     const mtu = route && mtuOf(route.ifindex);
     return route && mtu !== undefined ? { ifindex: route.ifindex, mtu: Math.min(mtu, route.mtu ?? mtu) } : undefined;
   };
