@@ -375,7 +375,6 @@ describe.skipIf(obstacle)(title('userspace: a worker that hangs'), () => {
       const [thread = ''] = readdirSync(`/proc/${agent.pid}/task`).filter((id) =>
         readFileSync(`/proc/${agent.pid}/task/${id}/comm`, 'utf8').startsWith('udp-fanout-0'),
       );
-      loses('what the thread has in hand when it is held, received and not yet counted');
       const release = holdThread(Number(thread));
       // An agent does not end while one of its threads is held.
       cleanUps.push(release);
@@ -384,7 +383,6 @@ describe.skipIf(obstacle)(title('userspace: a worker that hangs'), () => {
       expect(performance.now() - held).toBeLessThan(patient(2000));
       await pause(500);
       // All that waited in its socket has arrived, but for what it has in hand.
-      const inHand = 64;
       const soFar = (await at.peek()).count;
       expect(soFar).toBeGreaterThan(4000);
       cleanUps.pop();
@@ -394,10 +392,11 @@ describe.skipIf(obstacle)(title('userspace: a worker that hangs'), () => {
       const sent = await sending.stop();
       const report = await at.report({ expect: sent.count, quiet: 300 });
       expect(union(report, sent).duplicated).toEqual([]);
-      expect(sent.count - report.count).toBeLessThanOrEqual(inHand);
-      const { forwarded, dropped } = await ledger(agent, 'test', { atLeast: report.count });
-      expect(forwarded).toBe(report.count);
-      expect(Object.keys(dropped).filter((reason) => reason !== 'worker_died')).toEqual([]);
+      // That it forwards as soon as it can, or it is in the books: at most a batch.
+      const { forwarded, dropped } = await ledger(agent, 'test', sent.count);
+      const { worker_died: inHand = 0, ...others } = dropped;
+      expect([forwarded, others]).toEqual([report.count, {}]);
+      expect(inHand).toBeLessThanOrEqual(64);
       expect((await agent.metrics()).get('udp_fanout_worker_deaths_total{listener="test"}')).toBe(1);
     },
   );

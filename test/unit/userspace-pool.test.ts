@@ -293,6 +293,25 @@ describe('a pool of workers', () => {
     end();
   });
 
+  test('does not end one that hangs while it receives before what came is booked', () => {
+    const { open, threads, clock, end } = rig();
+    const group = open();
+    const { state } = threads[0]!.shares[0]!;
+    state.take();
+    threads[0]!.lives = false;
+    clock.advance(10_000);
+    expect([group.deaths, threads[0]!.terminated, threads[0]!.state.ends]).toEqual([1, false, true]);
+    state.received(64, 6400);
+    state.taken();
+    clock.advance(20);
+    expect(threads[0]!.terminated).toBe(true);
+    threads[0]!.exit();
+    expect(group.totals()[0]!.dropped[REASON.worker_died]).toBe(64);
+    clock.advance(200);
+    expect([threads.length, threads[2]!.state.ends]).toEqual([3, false]);
+    end();
+  });
+
   test('waits longer each time for one that dies at once, at most 30 s', () => {
     const { open, threads, log, clock, end } = rig();
     open();

@@ -2,6 +2,7 @@
 import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
 import { expect, test } from 'vitest';
+import type { ListenerCounters } from '../../agent/datapath/datapath.ts';
 import { openUserspaceDatapath } from '../../agent/datapath/userspace/datapath.ts';
 import { buildTable } from '../../agent/table.ts';
 import { aListener, aLog, anEndpoint } from '../fake/words.ts';
@@ -38,6 +39,37 @@ test('each time that it is missing is said, and each time that it is there again
     apply([listener]);
     expect(log.lines).toEqual([missing, back, missing, back]);
   } finally {
+    datapath.remove();
+  }
+});
+
+test('what it had in hand when it failed is dropped by name', async () => {
+  const free = await takePort(0);
+  await free.release();
+  const bind = { family: 4 as const, ip: '127.0.0.1', port: free.port };
+  const listener = aListener({ name: 'syslog', bind, source: 'nat' });
+  const log = aLog();
+  const fails = () => {
+    throw new Error('out of luck');
+  };
+  const datapath = openUserspaceDatapath({
+    log,
+    isSafetyNet: () => true,
+    senders: { nat: fails, raw: fails, client: fails },
+  });
+  const tables = [buildTable(4, [anEndpoint('10.0.0.1')])];
+  const client = createSocket('udp4');
+  try {
+    datapath.apply({ addresses: [], listeners: [{ listener, interfaces: [], absent: [], tables }] });
+    for (let sent = 0; sent < 3; sent++) client.send('x', bind.port, bind.ip);
+    const counts = () => {
+      const [{ received, forwarded, dropped }] = datapath.counters() as [ListenerCounters];
+      return { received, forwarded, lost: dropped.get('worker_died') };
+    };
+    await expect.poll(counts, { timeout: 5000 }).toEqual({ received: 3, forwarded: 0, lost: 3 });
+    expect(log.lines[0]).toBe('ERROR safety net failed listener="syslog" error="out of luck"');
+  } finally {
+    client.close();
     datapath.remove();
   }
 });

@@ -101,7 +101,8 @@ function forwarder(preserve: Preserve | undefined, given: Senders) {
   one.adopt(buildSnapshot(1, [buildTable(4, [anEndpoint('127.0.0.1', 9)])], [], 1));
   const send = () => {
     for (let message = 0; message < 10; message++) buffers.batch.pretend(message, message, 100);
-    one.forward(10);
+    one.begin(10);
+    one.forward();
     return state.read(0);
   };
   return { send, buffers, descriptors };

@@ -14,7 +14,7 @@ export const REASONS = [
   { name: 'EHOSTUNREACH', meaning: 'the downstream could not be reached' },
   { name: 'ENOBUFS', meaning: 'the queue of the way out was full, or out of memory' },
   { name: 'EPERM', meaning: 'a firewall rule of this host refused it' },
-  { name: 'worker_died', meaning: 'a worker had it in hand and died' },
+  { name: 'worker_died', meaning: 'a worker, or the safety net, had it in hand and failed' },
   { name: 'send_failed', meaning: 'the send failed in another way' },
 ] as const;
 

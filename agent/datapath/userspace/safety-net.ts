@@ -92,6 +92,7 @@ export class SafetyNet implements ForwarderGroup {
       return true;
     } catch (cause) {
       this.deaths++;
+      this.#state.bookLost();
       const error = (cause as Error).message;
       const fields = { listener: this.#deps.name, error };
       this.#alerts.raise('work', { message: 'safety net failed', fields, level: 'error', cause: error });
@@ -102,7 +103,12 @@ export class SafetyNet implements ForwarderGroup {
   #work(): number {
     this.#forwarder ??= this.#open();
     const count = this.#forwarder.receive(MSG_DONTWAIT);
-    if (count > 0) this.#forwarder.forward(count);
+    if (count === 0) return 0;
+    try {
+      this.#forwarder.forward();
+    } finally {
+      this.#forwarder.book();
+    }
     return count;
   }
 

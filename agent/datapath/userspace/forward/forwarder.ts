@@ -65,6 +65,9 @@ export class Forwarder {
   /** Whose turn it is in the place of a sender. */
   #turn = 0;
   #walks: Readonly<Record<Family, SlotWalk>> | undefined;
+  /** Messages in the buffers, and the first that is not booked. */
+  #messages = 0;
+  #next = 0;
   /** By datagram: 4 or 6, or 0 for one that is not forwarded. */
   readonly #families: Uint8Array;
 
@@ -95,26 +98,46 @@ export class Forwarder {
 
   /** Waits for a batch, or with MSG_DONTWAIT does not; how many messages are in the buffers. Throws SystemError. */
   receive(flags: 0 | typeof MSG_DONTWAIT): number {
+    this.#state.take();
     const count = this.#buffers.batch.receive(this.#fd, flags, this.#batchSize);
-    if (count >= 0) return count;
-    if (count === -EAGAIN || count === -EINTR) return 0;
+    this.begin(Math.max(0, count));
+    if (count > 0) return count;
+    this.#state.taken();
+    if (count === -EAGAIN || count === -EINTR || count === 0) return 0;
     throw new SystemError('recvmmsg', -count);
   }
 
+  /** So many messages are in the buffers, of which nothing is booked. */
+  begin(messages: number): void {
+    this.#messages = messages;
+    this.#next = 0;
+  }
+
   /** Sends the messages in the buffers on their way and books every datagram of them. */
-  forward(messages: number): void {
-    const { batch } = this.#buffers;
-    batch.arrivals = this.#arrivals;
-    batch.elsewhere = this.#elsewhere;
-    for (let next = 0; next < messages; ) {
-      next = batch.unpack(next, messages);
+  forward(): void {
+    while (this.#next < this.#messages) {
+      this.#unpack();
       this.#forwardUnpacked();
     }
   }
 
+  /** Books as received what went wrong before it was looked at. */
+  book(): void {
+    while (this.#next < this.#messages) this.#unpack();
+  }
+
+  #unpack(): void {
+    const { batch } = this.#buffers;
+    batch.arrivals = this.#arrivals;
+    batch.elsewhere = this.#elsewhere;
+    const next = batch.unpack(this.#next, this.#messages);
+    this.#sort();
+    this.#next = next;
+    if (next >= this.#messages) this.#state.taken();
+  }
+
   #forwardUnpacked(): void {
     const { plan, sources } = this.#buffers;
-    this.#sort();
     plan.begin();
     sources.begin();
     this.#plan(4);
@@ -129,15 +152,15 @@ export class Forwarder {
     const { batch } = this.#buffers;
     const maxPacketSize = this.#maxPacketSize;
     let bytes = 0;
+    let truncated = 0;
     for (let i = 0; i < batch.count; i++) {
       const size = batch.size[i]!;
       bytes += size;
-      this.#families[i] = batch.family(batch.message[i]!);
-      if (size <= maxPacketSize) continue;
-      this.#families[i] = 0;
-      this.#state.dropped(REASON.truncated, 1);
+      this.#families[i] = size <= maxPacketSize ? batch.family(batch.message[i]!) : 0;
+      if (size > maxPacketSize) truncated++;
     }
     this.#state.received(batch.count, bytes);
+    if (truncated > 0) this.#state.dropped(REASON.truncated, truncated);
   }
 
   /**

@@ -120,6 +120,7 @@ export class PoolThread {
   giveUp(): void {
     this.hangs = true;
     this.#missed = 0;
+    this.state.giveUp();
     this.terminate();
     this.#stepIn();
   }
@@ -145,11 +146,13 @@ export class PoolThread {
 
   /**
    * Ends it from outside, but not while it loads: koffi cannot throw in a thread that is being ended, and Node then ends the
-   * process (napi_throw). One that was told to stop leaves by itself as soon as it is there.
+   * process (napi_throw). Nor while it receives, or what it has just received would be in nobody's books. One that was told
+   * to end leaves by itself as soon as it is there.
    */
   terminate(): void {
     const { ready, left } = this.state;
-    if (this.#thread && (ready || left)) this.#thread.terminate();
+    const takes = [...this.shares].some(({ state }) => state.takes);
+    if (this.#thread && ((ready && !takes) || left)) this.#thread.terminate();
     else if (this.#thread) this.#cancelTerminate = this.#deps.timer(STARTING_MS, () => this.terminate());
   }
 

@@ -53,8 +53,12 @@ export class ServedSocket {
     if (count === 0) return 0;
     // Said before the generation is looked at: an agent that sees this socket at rest knows that it will see the new one.
     this.#state.work();
-    if (this.#state.generation !== this.#adopted) this.#catchUp(this.#state.generation);
-    this.#forwarder.forward(count);
+    try {
+      if (this.#state.generation !== this.#adopted) this.#catchUp(this.#state.generation);
+      this.#forwarder.forward();
+    } finally {
+      this.#forwarder.book();
+    }
     this.#state.rest();
     return count;
   }

@@ -4,7 +4,7 @@
  */
 import { REASON, REASONS } from '../reasons.ts';
 
-const WORDS = { TURN: 0, ADOPTED: 1, GENERATION: 2, STOP: 3, LEFT: 4, READY: 5 } as const;
+const WORDS = { TURN: 0, ADOPTED: 1, GENERATION: 2, STOP: 3, LEFT: 4, READY: 5, TAKES: 6 } as const;
 const CELLS = { RECEIVED: 0, BYTES_RECEIVED: 1, FORWARDED: 2, BYTES_FORWARDED: 3, REASONS: 4 } as const;
 const HEAD = 32;
 const PAUSE_MS = 0.05;
@@ -55,6 +55,19 @@ export class ForwarderState {
 
   rest(): void {
     Atomics.add(this.#words, WORDS.TURN, 1);
+  }
+
+  /** From before a receive until all that came is booked as received: who ends meanwhile takes along what nobody knows of. */
+  take(): void {
+    Atomics.store(this.#words, WORDS.TAKES, 1);
+  }
+
+  taken(): void {
+    Atomics.store(this.#words, WORDS.TAKES, 0);
+  }
+
+  get takes(): boolean {
+    return Atomics.load(this.#words, WORDS.TAKES) !== 0;
   }
 
   /** The forwarder receives from now on. */
@@ -123,6 +136,7 @@ export class ForwarderState {
   enter(): void {
     Atomics.store(this.#words, WORDS.LEFT, 0);
     Atomics.store(this.#words, WORDS.READY, 0);
+    this.taken();
   }
 
   /**

@@ -1,6 +1,6 @@
 /** What a worker thread and the agent tell each other in shared memory, whatever listeners the thread serves. */
 
-const WORDS = { BEAT: 0, STOP: 1, LEFT: 2, NEWS: 3 } as const;
+const WORDS = { BEAT: 0, STOP: 1, LEFT: 2, NEWS: 3, GIVEN_UP: 4 } as const;
 
 /** Both sides of it: each makes one over the same memory. */
 export class ThreadState {
@@ -36,6 +36,17 @@ export class ThreadState {
     this.tell();
   }
 
+  /** Another one takes its place: should it go on after all, it ends with what it has in hand. */
+  giveUp(): void {
+    Atomics.store(this.#words, WORDS.GIVEN_UP, 1);
+    this.tell();
+  }
+
+  /** The thread is to end. */
+  get ends(): boolean {
+    return this.stopping || Atomics.load(this.#words, WORDS.GIVEN_UP) !== 0;
+  }
+
   /** Another number whenever there is something to look at: a message, or that something is to stop. */
   get news(): number {
     return Atomics.load(this.#words, WORDS.NEWS);
@@ -64,5 +75,6 @@ export class ThreadState {
   enter(): void {
     Atomics.store(this.#words, WORDS.LEFT, 0);
     Atomics.store(this.#words, WORDS.BEAT, 0);
+    Atomics.store(this.#words, WORDS.GIVEN_UP, 0);
   }
 }

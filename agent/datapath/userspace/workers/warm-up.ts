@@ -48,7 +48,8 @@ function workOn(buffers: BatchBuffers, preserves: boolean): void {
       const size = SIZES[(batch + message) % SIZES.length]!;
       buffers.batch.pretend(message, batch % 3 === 0 ? 0 : message % 32, Math.min(size, buffers.batch.room));
     }
-    forwarder.forward(count);
+    forwarder.begin(count);
+    forwarder.forward();
   }
   buffers.messages.discards = false;
 }

@@ -44,7 +44,7 @@ function open(): Epoll {
 }
 
 function run(epoll: Epoll): void {
-  for (let known = -1; !state.stopping; ) {
+  for (let known = -1; !state.ends; ) {
     state.beat();
     const { news } = state;
     if (news !== known) {
