@@ -11,6 +11,8 @@ import type { Namespace } from './namespace.ts';
 import { patient } from './patience.ts';
 import { parseAddress } from './sockaddr.ts';
 
+/** What an agent says that takes over the program of one before it. */
+const GOES_ON = 'going on where an agent before this one has stopped';
 const PROGRAM = join(import.meta.dirname, '../dist/udp-fanout.js');
 
 export interface AgentOptions {
@@ -54,10 +56,12 @@ export class Agent {
   readonly pid: number;
   /** Resolves when it has ended, for whatever reason, and its last line is in `lines`. */
   readonly ended: Promise<Ending>;
+  /** Which host's agent it is. */
+  readonly host: string;
   readonly #child: ChildProcess;
   /** Emits `news` when there is a line more, or no more to come. */
   readonly #activity = new EventEmitter();
-  #hasEnded = false;
+  hasEnded = false;
   #lastMetrics: ReadonlyMap<string, number> | undefined;
   readonly #namespace: Namespace;
   readonly #http: string;
@@ -66,6 +70,7 @@ export class Agent {
     const { program = PROGRAM, args = [], env = {}, under = [], http = '127.0.0.1:9090' } = options;
     this.configFile = configFile;
     this.#namespace = namespace;
+    this.host = namespace.path;
     this.#http = http;
     const started = performance.now();
     // A test runner's settings are not for the agent.
@@ -76,7 +81,7 @@ export class Agent {
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     this.pid = this.#child.pid!;
-    books()?.agents.add(this);
+    books()?.agents.set(this, undefined);
     for (const stream of [this.#child.stdout!, this.#child.stderr!]) {
       createInterface({ input: stream }).on('line', (line) => {
         this.lines.push(line);
@@ -84,7 +89,7 @@ export class Agent {
       });
     }
     this.ended = once(this.#child, 'close').then(([code, signal]) => {
-      this.#hasEnded = true;
+      this.hasEnded = true;
       this.#activity.emit('news');
       return { code, signal, ms: performance.now() - started };
     });
@@ -100,7 +105,7 @@ export class Agent {
     for (;;) {
       const found = this.lines.slice(from).find((line) => pattern.test(line));
       if (found !== undefined) return found;
-      const why = deadline.aborted ? `no line in ${limit} ms` : this.#hasEnded ? 'the agent ended' : undefined;
+      const why = deadline.aborted ? `no line in ${limit} ms` : this.hasEnded ? 'the agent ended' : undefined;
       if (why) throw new Error(`${pattern}: ${why}; its log:\n${this.lines.join('\n')}`);
       await once(this.#activity, 'news', { signal: deadline }).catch(() => {});
     }
@@ -138,9 +143,14 @@ export class Agent {
     return { status: response.statusCode!, type, body: Buffer.concat(chunks).toString('utf8') };
   }
 
+  /** Whether its counters go on where an agent before it has left them. */
+  get goesOn(): boolean {
+    return this.lines.some((line) => line.includes(GOES_ON));
+  }
+
   /** Its metrics now, or as it was asked to stop; undefined where there are none to be had. */
   async account(): Promise<ReadonlyMap<string, number> | undefined> {
-    if (!this.#hasEnded) this.#lastMetrics = (await soon(this.metrics())) ?? this.#lastMetrics;
+    if (!this.hasEnded) this.#lastMetrics = (await soon(this.metrics())) ?? this.#lastMetrics;
     return this.#lastMetrics;
   }
 

@@ -2,7 +2,7 @@
  * The few system calls that the lab needs and Node lacks. They are made through the agent's binding; what is handed to
  * them, numbers and structures, is the lab's own, so that the lab does not share a mistake of the agent's.
  */
-import { closeSync, openSync } from 'node:fs';
+import { closeSync, openSync, readFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import koffi from 'koffi';
 import { check, SystemError } from '../agent/ffi/errno.ts';
@@ -184,9 +184,19 @@ export function onCpu<T>(cpu: number | undefined, work: () => T): T {
 /** linux/ptrace.h */
 const PTRACE = { DETACH: 17, SEIZE: 0x4206, INTERRUPT: 0x4207 } as const;
 
-/** Stops one thread of another process, as nothing of its own could; the function returned lets it go on. */
+/**
+ * Stops one thread of another process, as nothing of its own could; the function returned lets it go on. It is held in a
+ * system call, where it has none of the locks that the others of its process may want.
+ */
 export function holdThread(thread: number): () => void {
-  check('ptrace(SEIZE)', libc.ptrace(PTRACE.SEIZE, thread, null, null));
-  check('ptrace(INTERRUPT)', libc.ptrace(PTRACE.INTERRUPT, thread, null, null));
-  return () => void check('ptrace(DETACH)', libc.ptrace(PTRACE.DETACH, thread, null, null));
+  const status = (file: string) => readFileSync(`/proc/${thread}/${file}`, 'utf8');
+  const release = () => void check('ptrace(DETACH)', libc.ptrace(PTRACE.DETACH, thread, null, null));
+  for (;;) {
+    check('ptrace(SEIZE)', libc.ptrace(PTRACE.SEIZE, thread, null, null));
+    check('ptrace(INTERRUPT)', libc.ptrace(PTRACE.INTERRUPT, thread, null, null));
+    while (!/^State:\tt/m.test(status('status')));
+    // proc(5): -1 where it is in none.
+    if (!status('syscall').startsWith('-1')) return release;
+    release();
+  }
 }

@@ -178,7 +178,7 @@ export async function receive(hosts: readonly (Host | Pod)[], options: ReceiveOp
   const receivers: Receivers = {
     report: async (options) => {
       const report = await ask(options);
-      kept?.reports.push(report);
+      books()?.reports.push(report);
       return report;
     },
     peek: async () => inSum(await program.ask({ kind: 'peek' })),

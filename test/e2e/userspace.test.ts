@@ -248,7 +248,10 @@ describe.skipIf(obstacle)(title('userspace: downstreams that fail'), () => {
     ['silent', 'nat', ['EAGAIN', 'EHOSTUNREACH']],
     ['silent', 'preserve', ['EAGAIN', 'EHOSTUNREACH']],
   ])('one that is %s (%s) is counted by name and delays nobody', async (kind, source, reasons) => {
-    loses('a socket tells of a refusal, or of a neighbour that never answers, after the send or not at all');
+    const share = 1000;
+    loses('a socket tells of a refusal, or of a neighbour that never answers, after the send or not at all', {
+      atMost: share,
+    });
     const { client, node, pods } = built(singleNode());
     // Nobody listens on the pod's port 9; nobody answers for that neighbour.
     const address = { refused: '10.0.1.12:9', silent: '10.0.0.77:9' }[kind]!;
@@ -335,7 +338,6 @@ describe.skipIf(obstacle)(title('userspace: downstreams that fail'), () => {
 
 describe.skipIf(obstacle)(title('userspace: the start'), () => {
   test('under 20,000 datagrams a second none is lost from the first one on that is taken', async () => {
-    loses('the first ones are there before the agent is');
     const { client, node, pods } = built(singleNode());
     const at = await receivers(pods);
     const from = Array.from({ length: 20 }, (_, i) => `10.0.0.9:${40000 + i}`);
@@ -355,6 +357,8 @@ describe.skipIf(obstacle)(title('userspace: the start'), () => {
     // Of each source what was sent before the socket was bound, and no more.
     expect(missing.filter(({ first }) => first !== 0)).toEqual([]);
     expect(missing).toHaveLength(from.length);
+    const early = missing.reduce((sum, { last }) => sum + last + 1, 0);
+    loses('the first ones are there before the agent is', { atMost: early });
     expect(await ledger(agent, 'test', report.count)).toMatchObject({ forwarded: report.count, dropped: {} });
   });
 });
