@@ -13,6 +13,7 @@ import { openUserspaceDatapath } from './datapath/userspace/datapath.ts';
 import { REASONS } from './datapath/userspace/reasons.ts';
 import { openSource } from './discovery/source.ts';
 import { FollowedHealth } from './health/followed-health.ts';
+import { OutFile } from './health/out-file.ts';
 import { Lifetime } from './lifetime.ts';
 import { type Identity, takeLock } from './lock.ts';
 import { type Log, type LogFormat, type LogLevel, type OpenedLog, openLog } from './log.ts';
@@ -43,6 +44,8 @@ export interface AgentOptions {
 const SETTLED_LOOK_MS = 20;
 /** Well below any lease. */
 const BEAT_MS = 1000;
+/** As long it may be until a downstream that is out is so for the next agent too. */
+const OUTS_MS = 1000;
 
 /**
  * Runs until SIGTERM, SIGINT or another agent's takeover; 0 after a clean stop, 1 where nothing can run. One that was itself told
@@ -208,14 +211,18 @@ async function start(
   });
   life.onClose('datapath', () => end(datapath));
   life.part('lease').ticker(BEAT_MS, () => datapath.beat());
+  const outs = new OutFile({ log });
   const health = await FollowedHealth.open({
     config: config.health,
     log,
     reachability,
-    wasOut: (listener, address) => isOut(datapath.left(listener, address.family), address),
+    wasOut: (listener, address) =>
+      outs.has(listener, address) || isOut(datapath.left(listener, address.family), address),
     ...life.part('health'),
   });
   life.onClose('health', () => health.close());
+  life.onClose('outs', () => outs.write(health));
+  life.part('outs').ticker(OUTS_MS, () => outs.write(health));
   const { timer, guard } = life.part('reconciler');
   const nodes = openNodes(source, reachability);
   const reconciler = new Reconciler({ log, source, health, host, datapath, nodes, timer });
@@ -256,7 +263,10 @@ async function start(
   reconciler.want(config.listeners);
   if (reconciler.running().length === 0) return undefined;
   await source.start(trigger);
-  health.start(trigger);
+  health.start(() => {
+    outs.changed();
+    trigger();
+  });
   const losses = watchLosses({ log, counters, meaning, ...life.part('losses') });
   life.onClose('losses', () => losses.close());
   const descriptors = watchDescriptors({ log, ...life.part('descriptors') });

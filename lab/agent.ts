@@ -77,7 +77,8 @@ export class Agent {
     const { NODE_OPTIONS: _, NODE_ENV: __, ...inherited } = process.env;
     const [command = '', ...rest] = [...under, process.execPath, program, '--config', configFile, ...args];
     this.#child = namespace.spawn(command, rest, {
-      env: { ...inherited, ...env },
+      // What it leaves for the next agent of this namespace goes with the namespace.
+      env: { ...inherited, RUNTIME_DIRECTORY: join(namespace.directory, 'run'), ...env },
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     this.pid = this.#child.pid!;

@@ -244,7 +244,10 @@ describe('what the guide does not say', () => {
     }
     expect(ports).toEqual([{ name: 'metrics', containerPort: 9090, protocol: 'TCP' }]);
     expect(args).toEqual(['--config', '/etc/udp-fanout/config.yaml']);
-    expect(volumeMounts).toEqual([{ name: 'config', mountPath: '/etc/udp-fanout', readOnly: true }]);
+    expect(volumeMounts).toEqual([
+      { name: 'config', mountPath: '/etc/udp-fanout', readOnly: true },
+      { name: 'run', mountPath: '/run/udp-fanout' },
+    ]);
   });
 
   test('no probe comes while the agent starts, and a slow start or an API server that is down restarts nothing', () => {
@@ -264,8 +267,11 @@ describe('what the guide does not say', () => {
     expect(pod()).toMatchObject({ priorityClassName: 'system-node-critical', terminationGracePeriodSeconds: 10 });
   });
 
-  test('nothing of the host is mounted', () => {
-    expect(pod().volumes).toEqual([{ name: 'config', configMap: { name: 'udp-fanout' } }]);
+  test('nothing of the host is mounted but a folder of the agent’s own, which it leaves to the next', () => {
+    expect(pod().volumes).toEqual([
+      { name: 'config', configMap: { name: 'udp-fanout' } },
+      { name: 'run', hostPath: { path: '/run/udp-fanout', type: 'DirectoryOrCreate' } },
+    ]);
   });
 });
 

@@ -240,6 +240,48 @@ describe.skipIf(obstacle)(titled('a program without its agent', obstacle), () =>
     await last.waitFor(/INFO updated tc_ebpf downstream set listener_id=0 endpoints=3$/, { timeout: 10_000 });
   });
 
+  test('of worker threads: a downstream that was out is not used again before it answers either', async () => {
+    const { client, node, pods } = built(singleNode());
+    const dead = pods[0]!;
+    const answers = (yes: boolean) =>
+      dead.namespace.run('sysctl', ['-qw', `net.ipv4.icmp_echo_ignore_all=${yes ? 0 : 1}`]);
+    answers(false);
+    const { interface: _, ...rest } = listener({ ...base, downstream: pods });
+    const health = { interval_secs: 1, timeout_secs: 0.5 };
+    const what = { ...config({ ...rest, mode: 'userspace' } as never), health };
+    const start = () => {
+      const agent = startAgent(node, what);
+      cleanUps.push(async () => {
+        agent.kill('SIGKILL');
+        await agent.ended;
+      });
+      return agent;
+    };
+    const serves = (count: number) => new RegExp(`INFO updated userspace downstream set .*endpoints=${count}$`);
+    let agent = start();
+    await agent.waitFor(serves(2));
+    for (const signal of ['SIGKILL', 'SIGTERM'] as const) {
+      // Nobody is told of a kill: it is written within a second.
+      if (signal === 'SIGKILL') await pause(1500);
+      agent.kill(signal);
+      await agent.ended;
+      const at = await receive(pods);
+      const sending = await startSending(client, { to: '10.0.0.1:9000', rate: 5000, cpu: 0 });
+      agent = start();
+      await agent.waitFor(serves(2));
+      await pause(1500);
+      const sent = await sending.stop();
+      const report = await at.report({ expect: sent.count });
+      expect(report.receivers.map(({ count }) => count > 0)).toEqual([false, true, true]);
+      const { missing, duplicated } = union(report, sent);
+      expect([duplicated, missing.filter(({ first }) => first > 0)]).toEqual([[], []]);
+      loses('the first ones are there before the agent is', { atMost: missing[0]!.last + 1 });
+      at.close();
+    }
+    answers(true);
+    await agent.waitFor(serves(3), { timeout: 10_000 });
+  });
+
   test('leaves nothing behind, however often its agent is killed and started again', async () => {
     const { node, pods } = built(singleNode());
     const what = config(listener({ ...base, downstream: pods }));
