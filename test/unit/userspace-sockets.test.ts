@@ -12,7 +12,7 @@ import { REASON } from '../../agent/datapath/userspace/reasons.ts';
 import { buildSnapshot } from '../../agent/datapath/userspace/snapshot.ts';
 import { Descriptors } from '../../agent/datapath/userspace/sockets/descriptors.ts';
 import { MAX_CONNECTED, NatSockets } from '../../agent/datapath/userspace/sockets/nat.ts';
-import { openNatSocket, type Senders } from '../../agent/datapath/userspace/sockets/open.ts';
+import { openNatSocket, SENDERS, type Senders } from '../../agent/datapath/userspace/sockets/open.ts';
 import { ForwarderState } from '../../agent/datapath/userspace/workers/state.ts';
 import { warmUp } from '../../agent/datapath/userspace/workers/warm-up.ts';
 import { SystemError } from '../../agent/ffi/errno.ts';
@@ -105,12 +105,27 @@ function forwarder(preserve: Preserve | undefined, given: Senders) {
     one.forward();
     return state.read(0);
   };
-  return { send, buffers, descriptors };
+  /** They came, and nothing else happened to them. */
+  const fail = () => {
+    for (let message = 0; message < 10; message++) buffers.batch.pretend(message, message, 100);
+    one.begin(10);
+    one.book();
+    state.bookLost();
+    return state.read(0);
+  };
+  return { send, fail, buffers, descriptors };
 }
 
 const KEEP = { transparent: false, raw: true, maxSources: 4 };
 
 describe('a forwarder', () => {
+  test('that fails before it looked at what had come books it as received and lost', () => {
+    const { fail } = forwarder(undefined, SENDERS);
+    const { received, bytesReceived, forwarded, dropped } = fail();
+    expect({ received, bytesReceived, forwarded }).toEqual({ received: 10, bytesReceived: 1000, forwarded: 0 });
+    expect(dropped[REASON.worker_died]).toBe(10);
+  });
+
   test.each([
     ['nat', undefined],
     ['preserve', KEEP],
