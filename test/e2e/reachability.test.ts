@@ -126,7 +126,7 @@ describe.skipIf(obstacle)(titled('a downstream without a way to it is out at onc
   });
 
   test('its neighbour does not answer, and is asked until it does', async () => {
-    loses('the pod gives its address up before the node is told to forget where it is', { atMost: RATE / 10 });
+    loses('the pod gives its address up before the node is told to forget where it is', { atMost: patient(RATE / 10) });
     const topology = built(singleNode(routed));
     const { namespace } = topology.node;
     const lost = await lostWhile(
