@@ -12,7 +12,7 @@ import { patient } from './patience.ts';
 import { parseAddress } from './sockaddr.ts';
 
 /** What an agent says that takes over the program of one before it. */
-const GOES_ON = 'going on where an agent before this one has stopped';
+const GOES_ON = /going on where an agent before this one has stopped|handing over to another agent/;
 const PROGRAM = join(import.meta.dirname, '../dist/udp-fanout.js');
 
 export interface AgentOptions {
@@ -144,14 +144,20 @@ export class Agent {
     return { status: response.statusCode!, type, body: Buffer.concat(chunks).toString('utf8') };
   }
 
-  /** Whether its counters go on where an agent before it has left them. */
+  /** Whether its counters go on where an agent before it has left them, or another one's go on where it has. */
   get goesOn(): boolean {
-    return this.lines.some((line) => line.includes(GOES_ON));
+    return this.lines.some((line) => GOES_ON.test(line));
+  }
+
+  /** Whether it is the agent that answers here: one that has handed over is not, unless it has begun anew since. */
+  get #answers(): boolean {
+    const last = (what: RegExp) => this.lines.findLastIndex((line) => what.test(line));
+    return !this.hasEnded && last(/handing over to another agent/) <= last(/starting udp-fanout/);
   }
 
   /** Its metrics now, or as it was asked to stop; undefined where there are none to be had. */
   async account(): Promise<ReadonlyMap<string, number> | undefined> {
-    if (!this.hasEnded) this.#lastMetrics = (await soon(this.metrics())) ?? this.#lastMetrics;
+    if (this.#answers) this.#lastMetrics = (await soon(this.metrics())) ?? this.#lastMetrics;
     return this.#lastMetrics;
   }
 

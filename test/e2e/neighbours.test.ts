@@ -92,8 +92,12 @@ describe.skipIf(obstacle)(titled('a neighbour', obstacle), () => {
   });
 
   test.each(FAMILIES)('IPv%i: where this host does not forward: it is asked for, too', async (family) => {
-    loses('a flush takes with it what the kernel has just queued for the neighbour that it asks for');
     const now = await stage(family, doesNotForward);
+    // At most what came between two looks of a flush: one of each.
+    const inQueues = 4 * now.targets.length;
+    loses('a flush takes with it what the kernel has just queued for the neighbour that it asks for', {
+      atMost: inQueues,
+    });
     const sending = await startSending(now.client, { to: TO[family], rate: 3000, cpu: 0 });
     await until('traffic', async () => (await now.at.peek()).count >= 300);
     for (let round = 0; round < 4; round++) {
@@ -101,12 +105,12 @@ describe.skipIf(obstacle)(titled('a neighbour', obstacle), () => {
       await pause(300);
     }
     const { lost } = await settled(now, await sending.stop());
-    // At most what came between two looks of a flush: one of each.
-    expect(lost).toBeLessThanOrEqual(4 * now.targets.length);
+    expect(lost).toBeLessThanOrEqual(inQueues);
   });
 
   test.each(FAMILIES)('IPv%i: where this host does not forward: silent, most has a name', async (family) => {
-    loses('what the kernel queues until the agent has heard that the neighbour is not resolved');
+    const atMost = 0.6 * (8000 / 3);
+    loses('what the kernel queues until the agent has heard that the neighbour is not resolved', { atMost });
     const now = await stage(family, doesNotForward);
     const sending = await startSending(now.client, { to: TO[family], rate: 8000, cpu: 0 });
     await until('traffic', async () => (await now.at.peek()).count >= 800);
@@ -119,7 +123,7 @@ describe.skipIf(obstacle)(titled('a neighbour', obstacle), () => {
     expect(Object.keys(dropped)).toEqual(['neigh_unresolved']);
     expect(lost).toBeLessThan(1.8 * (8000 / 3));
     // The agent hears of it within a tenth of a second, and makes a table then.
-    expect(lost - sum(dropped)).toBeLessThan(lost / 3);
+    expect(lost - sum(dropped)).toBeLessThan(Math.min(lost / 3, atMost));
   });
 
   test.each(
