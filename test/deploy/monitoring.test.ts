@@ -63,6 +63,7 @@ const STORIES: readonly Story[] = [
       [`udp_fanout_health_last_resort${labels()}`]: '0x90',
       'udp_fanout_discovery_errors_total{instance="a", cause="forbidden"}': '0x90',
       'udp_fanout_ready{instance="a"}': '1x90',
+      'udp_fanout_config_last_reload_successful{instance="a"}': '1x90',
       'udp_fanout_scrape_failures_total{instance="a"}': '0x90',
       'udp_fanout_internal_errors_total{instance="a", where="losses"}': '0x90',
       'up{instance="a", namespace="udp-fanout", container="udp-fanout"}': '1x90',
@@ -148,6 +149,16 @@ const STORIES: readonly Story[] = [
       [`udp_fanout_packets_received_total${labels(', mode="userspace"')}`]: '0+3000x90',
     },
     fires: ['UdpFanoutSlowPath'],
+  },
+  {
+    title: 'an edited config has mistakes',
+    series: { 'udp_fanout_config_last_reload_successful{instance="a"}': '1x60 0x30' },
+    fires: ['UdpFanoutConfigRefused'],
+  },
+  {
+    title: 'an edited config has mistakes since three minutes ago',
+    series: { 'udp_fanout_config_last_reload_successful{instance="a"}': '1x71 0x20' },
+    fires: [],
   },
   {
     title: 'counters cannot be read',
