@@ -7,11 +7,12 @@ import { agent } from './agent.ts';
 import { discovery } from './discovery.ts';
 import { foreign } from './foreign.ts';
 import { health } from './health.ts';
+import { hitless } from './hitless.ts';
 import { kernelPath } from './kernel-path.ts';
-import { type Bench, jsonOf, type Report, tableOf } from './report.ts';
+import { type Bench, isMet, jsonOf, type Report, tableOf } from './report.ts';
 import { userspace } from './userspace.ts';
 
-const BENCHES: readonly Bench[] = [kernelPath, foreign, agent, userspace, discovery, health];
+const BENCHES: readonly Bench[] = [kernelPath, foreign, agent, userspace, discovery, health, hitless];
 const BUNDLE = join(import.meta.dirname, '../dist/udp-fanout.js');
 
 const USAGE = `npm run bench [-- [--json FILE] [--candidate OBJ] [NAME...]]
@@ -40,6 +41,8 @@ async function run(args: readonly string[]): Promise<void> {
     process.stdout.write(`${bench.name}: ${bench.question}\n`);
     const report = await bench.run(candidate ? { candidate: resolve(candidate) } : {});
     process.stdout.write(`${tableOf(report)}\n\n`);
+    const missed = report.figures.filter((figure) => isMet(figure) === false);
+    if (bench.strict && missed.length > 0) process.exitCode = 1;
     reports.push({ name: bench.name, question: bench.question, ...report });
   }
   if (json !== undefined) writeFileSync(json, jsonOf(reports));

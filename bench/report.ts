@@ -18,6 +18,8 @@ export interface Figure {
 
 export interface Report {
   readonly figures: readonly Figure[];
+  /** Printed in place of the figures, where these are many of a kind: lines of cells, headings first. */
+  readonly table?: readonly (readonly string[])[];
   /** How to read the figures. */
   readonly notes: readonly string[];
 }
@@ -31,6 +33,8 @@ export interface BenchOptions {
 export interface Bench {
   readonly name: string;
   readonly question: string;
+  /** A target that is missed is a failure, and no matter of the machine. */
+  readonly strict?: boolean;
   run(options: BenchOptions): Promise<Report>;
 }
 
@@ -57,7 +61,12 @@ export function isMet({ values, target }: Figure): boolean | undefined {
 }
 
 /** The figures as lines of a table. */
-export function tableOf({ figures, notes }: Report): string {
+export function tableOf({ figures, table, notes }: Report): string {
+  const lines = table ? aligned(table, (column) => column > 0) : aligned(linesOf(figures), (column) => column === 1);
+  return [...lines, ...notes.map((note) => `  ${note}`)].join('\n');
+}
+
+function linesOf(figures: readonly Figure[]): string[][] {
   const rows = figures.map((figure) => {
     const { what, unit, values, target, decimals = 2 } = figure;
     const text = (value: number) => value.toFixed(decimals);
@@ -65,14 +74,15 @@ export function tableOf({ figures, notes }: Report): string {
     const spread = `${text(Math.min(...values))} - ${text(Math.max(...values))}`;
     return [what, text(median(values)), unit, spread, wanted];
   });
-  const lines = [['', 'median', '', 'min - max', 'target'], ...rows];
+  return [['', 'median', '', 'min - max', 'target'], ...rows];
+}
+
+function aligned(lines: readonly (readonly string[])[], isNumber: (column: number) => boolean): string[] {
   const widths = lines[0]!.map((_, column) => Math.max(...lines.map((line) => line[column]!.length)));
-  const numbers = new Set([1]);
-  const padded = lines.map((line) => {
-    const cells = line.map((cell, at) => (numbers.has(at) ? cell.padStart(widths[at]!) : cell.padEnd(widths[at]!)));
+  return lines.map((line) => {
+    const cells = line.map((cell, at) => (isNumber(at) ? cell.padStart(widths[at]!) : cell.padEnd(widths[at]!)));
     return `  ${cells.join('  ')}`.trimEnd();
   });
-  return [...padded, ...notes.map((note) => `  ${note}`)].join('\n');
 }
 
 /** All reports and the machine they come from, for comparison by programs. */

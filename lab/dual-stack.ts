@@ -16,6 +16,8 @@ export interface DualStack extends Topology {
   readonly pods6: readonly Pod[];
   /** Whether checksums of what the client sends are left to the hardware, or computed. */
   offload(on: boolean): void;
+  /** Makes the link of the client or of a pod again, with all that has gone with it: for when it was deleted. */
+  relink(host: string): void;
 }
 
 const PORT = 9000;
@@ -33,25 +35,21 @@ export function dualStack({ vlan }: { readonly vlan: boolean }): DualStack {
     'link set eth0.100 up',
     `addr add ${address}/24 dev eth0.100`,
   ];
+  const client = [
+    ...['addr add 10.0.0.9/24 dev eth0', 'addr add fd00::9/64 dev eth0'],
+    ...['route add default via 10.0.0.1', 'route add default via fd00::1'],
+    ...(vlan ? onVlan('10.100.0.9') : []),
+  ];
+  const uplink = [
+    ...['addr add 10.0.0.1/24 dev eth0', 'addr add fd00::1/64 dev eth0'],
+    ...(vlan ? onVlan('10.100.0.1') : []),
+  ];
   const lab = Lab.build({
     hosts: {
-      client: {
-        ip: [
-          ...['addr add 10.0.0.9/24 dev eth0', 'addr add fd00::9/64 dev eth0'],
-          ...['route add default via 10.0.0.1', 'route add default via fd00::1'],
-          ...(vlan ? onVlan('10.100.0.9') : []),
-        ],
-      },
+      client: { ip: client },
       node: {
         sysctls: { 'net/ipv4/ip_forward': 1, 'net/ipv6/conf/all/forwarding': 1 },
-        ip: [
-          ...['addr add 10.0.0.1/24 dev eth0', 'addr add fd00::1/64 dev eth0'],
-          ...(vlan ? onVlan('10.100.0.1') : []),
-          ...facts.flatMap(({ ip, ip6, hostInterface }) => [
-            `route add ${ip}/32 dev ${hostInterface}`,
-            `route add ${ip6}/128 dev ${hostInterface}`,
-          ]),
-        ],
+        ip: [...uplink, ...facts.flatMap(podRoutes)],
       },
       ...Object.fromEntries(facts.map((pod) => [pod.name, podBlueprint(pod)])),
     },
@@ -69,6 +67,12 @@ export function dualStack({ vlan }: { readonly vlan: boolean }): DualStack {
     node: hostIn(lab, 'node', 'eth0', { ip: '10.0.0.1', mac: NODE_MAC }),
     pods: facts.map((facts) => pod(`${facts.ip}:${PORT}`, facts.ip, facts)),
     pods6: facts.map((facts) => pod(`[${facts.ip6}]:${PORT}`, facts.ip6, facts)),
+    relink: (host) => {
+      const facts = host === 'client' ? undefined : podFacts(Number(host.replace('pod', '')));
+      const onNode = { ip: facts ? podRoutes(facts) : uplink };
+      const onHost = facts ? podBlueprint(facts) : { ip: client };
+      lab.extend({ hosts: { [host]: onHost, node: onNode }, links: [facts ? podLink(facts) : ends] });
+    },
     offload: (on) => lab.namespace('client').run('ethtool', ['-K', 'eth0', 'tx', on ? 'on' : 'off']),
   };
 }
@@ -85,6 +89,10 @@ function podFacts(index: number) {
     hostMac: `02:00:00:00:02:${last}`,
     hostInterface: `veth${last}`,
   };
+}
+
+function podRoutes({ ip, ip6, hostInterface }: PodFacts): string[] {
+  return [`route add ${ip}/32 dev ${hostInterface}`, `route add ${ip6}/128 dev ${hostInterface}`];
 }
 
 function podBlueprint({ ip, ip6, hostMac }: PodFacts): HostBlueprint {

@@ -14,6 +14,7 @@ interface Need {
 const OVER_VETH = 'ip link add under type veth && ip link add link under name over type vlan id 7';
 
 const NEEDS = {
+  live_rename: since('6.2', 'an interface that is up gets another name'),
   live_frames: since('5.18', 'BPF_PROG_TEST_RUN that sends XDP frames'),
   gro_forwarding: since('5.12', 'the NIC feature rx-udp-gro-forwarding'),
   // Earlier ones may have it from their stable releases, as Debian's 5.10 has.

@@ -28,9 +28,10 @@ export function bpfFlags(object) {
 /**
  * Compiles udp_fanout.bpf.c of the folder into `object`.
  * @param {string} object
+ * @param {readonly string[]} flags further ones, for a build that differs
  */
-export function buildBpf(object, folder = join(ROOT, 'bpf')) {
-  execFileSync('clang', bpfFlags(object), { cwd: folder, stdio: ['ignore', 'inherit', 'inherit'] });
+export function buildBpf(object, folder = join(ROOT, 'bpf'), flags = []) {
+  execFileSync('clang', [...bpfFlags(object), ...flags], { cwd: folder, stdio: ['ignore', 'inherit', 'inherit'] });
   // DWARF only; the BTF, which makes map dumps readable, stays.
   execFileSync('llvm-strip', ['-g', object]);
   nameCompiler(object);

@@ -1,10 +1,10 @@
-/** The program goes on without its agent, and the next agent goes on where that one has stopped. */
-import { readdirSync, readFileSync } from 'node:fs';
-import { isDeepStrictEqual } from 'node:util';
+/**
+ * The program goes on without its agent, and the next agent goes on where that one has stopped: what that means beside that
+ * nothing is lost, which is in hitless.test.ts.
+ */
 import { afterEach, describe, expect, test } from 'vitest';
 import { type Agent, startAgent } from '../../lab/agent.ts';
 import { loses } from '../../lab/books.ts';
-import { dualStack } from '../../lab/dual-stack.ts';
 import type { Topology } from '../../lab/host.ts';
 import { titled } from '../../lab/kernel.ts';
 import { labObstacle } from '../../lab/lab.ts';
@@ -31,10 +31,6 @@ function built<T extends Topology>(topology: T): T {
 type Node = Parameters<typeof startAgent>[0];
 const filters = (node: Node, nic = 'eth0') =>
   node.namespace.run('tc', ['filter', 'show', 'dev', nic, 'ingress']).match(/name udp_fanout/g)?.length ?? 0;
-const onLo = (node: Node) =>
-  node.namespace.run('tc', ['filter', 'show', 'dev', 'lo', 'egress']).match(/name udp_fanout_out/g)?.length ?? 0;
-/** In KiB. */
-const rssOf = (pid: number) => Number(/^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))![1]);
 const base = { bind: '0.0.0.0:9000', interface: 'eth0' };
 
 async function started(node: Node, what: object): Promise<Agent> {
@@ -47,46 +43,7 @@ async function started(node: Node, what: object): Promise<Agent> {
   return agent;
 }
 
-/** Every counter of the listener's kernel path, by its name and labels. */
-async function counters(agent: Agent): Promise<ReadonlyMap<string, number>> {
-  return new Map([...(await agent.metrics())].filter(([key]) => /_total\{.*(tc_ebpf|endpoint=)/.test(key)));
-}
-
 describe.skipIf(obstacle)(titled('a program without its agent', obstacle), () => {
-  test.each([
-    ['SIGTERM', 'IPv4'],
-    ['SIGKILL', 'IPv4'],
-    ['SIGTERM', 'IPv6'],
-  ] as const)('forwards on after %s, %s: nothing is lost, no counter goes back', async (signal, family) => {
-    const { client, node, ...lab } = built(dualStack({ vlan: false }));
-    const pods = family === 'IPv4' ? lab.pods : lab.pods6;
-    const what = config(listener({ ...base, bind: '[::]:9000', downstream: [...lab.pods, ...lab.pods6] }));
-    const at = await receive(pods);
-    cleanUps.push(() => at.close());
-    let agent = await started(node, what);
-    const to = family === 'IPv4' ? '10.0.0.1:9000' : '[fd00::1]:9000';
-    const sending = await startSending(client, { to, rate: 5000, cpu: 0 });
-    let before = await counters(agent);
-    for (let round = 0; round < 3; round++) {
-      await pause(200);
-      before = await counters(agent);
-      agent.kill(signal);
-      await agent.ended;
-      expect(filters(node)).toBe(1);
-      await pause(100);
-      agent = await started(node, what);
-      expect(agent.lines.find((line) => WENT_ON.test(line))).toMatch(/listeners=1$/);
-      const after = await counters(agent);
-      const back = [...before].filter(([key, count]) => (after.get(key) ?? 0) < count);
-      expect(back).toEqual([]);
-    }
-    const sent = await sending.stop();
-    const report = await at.report({ expect: sent.count });
-    expect(union(report, sent)).toEqual({ received: sent.count, missing: [], duplicated: [] });
-    expect(await ledger(agent, 'test', sent.count)).toMatchObject({ forwarded: sent.count, dropped: {} });
-    expect(filters(node)).toBe(1);
-  });
-
   test('serves a listener whose endpoints the next agent does not know yet', async () => {
     const { client, node, pods } = built(singleNode());
     const first = await started(node, config(listener({ ...base, downstream: pods })));
@@ -280,30 +237,5 @@ describe.skipIf(obstacle)(titled('a program without its agent', obstacle), () =>
     }
     answers(true);
     await agent.waitFor(serves(3), { timeout: 10_000 });
-  });
-
-  test('leaves nothing behind, however often its agent is killed and started again', async () => {
-    const { node, pods } = built(singleNode());
-    const what = config(listener({ ...base, downstream: pods }));
-    const objects = () =>
-      ['prog', 'map'].map((kind) => {
-        const shown = JSON.parse(node.namespace.run('bpftool', ['-j', kind, 'show'])) as readonly { name?: string }[];
-        return shown.length;
-      });
-    const round = async () => {
-      const agent = await started(node, what);
-      const [descriptors, rss] = [readdirSync(`/proc/${agent.pid}/fd`).length, rssOf(agent.pid)];
-      agent.kill('SIGKILL');
-      await agent.ended;
-      return { descriptors, rss, objects: objects() };
-    };
-    const first = await round();
-    for (let rounds = 0; rounds < 4; rounds++) await round();
-    // What is freed is so after a grace period.
-    await until('programs and maps are as many as after the first', () => isDeepStrictEqual(objects(), first.objects));
-    const last = await round();
-    expect(last.descriptors).toBe(first.descriptors);
-    expect(last.rss).toBeLessThan(first.rss * 1.2);
-    expect([filters(node), onLo(node)]).toEqual([1, 1]);
   });
 });

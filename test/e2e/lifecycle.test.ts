@@ -1,21 +1,20 @@
 /** Start, stop, crash, and machines that do not fit. */
 import { once } from 'node:events';
-import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, describe, expect, test } from 'vitest';
 import { startAgent } from '../../lab/agent.ts';
 import { loses } from '../../lab/books.ts';
+import { programOfOtherAbi } from '../../lab/builds.ts';
 import type { Topology } from '../../lab/host.ts';
 import { lacking, titled } from '../../lab/kernel.ts';
 import { labObstacle } from '../../lab/lab.ts';
 import { patient, pause, until } from '../../lab/patience.ts';
 import { singleNode } from '../../lab/single-node.ts';
-import { receive, send, startSending } from '../../lab/traffic.ts';
+import { receive, send } from '../../lab/traffic.ts';
 import { union } from '../../lab/union.ts';
-import { buildBpf } from '../../setup/build.mjs';
 import { config, listener } from './configs.ts';
-import { ledger } from './conservation.ts';
 
 const obstacle = labObstacle();
 const ATTACHED = /attached TC eBPF program to ingress interface="eth0"/;
@@ -52,66 +51,6 @@ describe.skipIf(obstacle)(titled("the agent's life", obstacle), () => {
     expect(filters(node)).toBe('');
     // The qdisc may be somebody else's by now.
     expect(node.namespace.run('tc', ['qdisc', 'show', 'dev', 'eth0'])).toContain('clsact');
-  });
-
-  test('no datagram is lost or doubled, and no twin left, while the agent is killed and started again', async () => {
-    const { client, node, pods } = built(singleNode());
-    const first = startAgent(node, config(listener({ ...base, downstream: pods })));
-    await first.waitFor(ATTACHED);
-    const at = await receive(pods);
-    cleanUps.push(() => at.close());
-    const sending = await startSending(client, { to: '10.0.0.1:9000', rate: 5000, cpu: 0 });
-    first.kill('SIGKILL');
-    await first.ended;
-    const second = startAgent(node, config(listener({ ...base, downstream: pods })));
-    cleanUps.push(() => second.stop());
-    await second.waitFor(ATTACHED);
-    await ledger(second, 'test', { atLeast: 100 });
-    const sent = await sending.stop();
-    const report = await at.report({ expect: sent.count });
-    expect(union(report, sent)).toEqual({ received: sent.count, missing: [], duplicated: [] });
-    expect(filters(node).match(/name udp_fanout/g)).toHaveLength(1);
-    expect(await ledger(second, 'test', sent.count)).toMatchObject({ forwarded: sent.count });
-  });
-
-  test('a foreign filter on the interface stays, before and after', async () => {
-    const { client, node, pods } = built(singleNode());
-    node.namespace.run('tc', ['qdisc', 'add', 'dev', 'eth0', 'clsact']);
-    const accept = ['bpf', 'bytecode', '1,6 0 0 4294967295,', 'classid', '1:1'];
-    node.namespace.run('tc', ['filter', 'add', 'dev', 'eth0', 'ingress', 'pref', '50000', ...accept]);
-    const agent = startAgent(node, config(listener({ ...base, downstream: pods })));
-    await agent.waitFor(ATTACHED);
-    const at = await receive(pods);
-    cleanUps.push(() => at.close());
-    const sent = await send(client, { to: '10.0.0.1:9000', count: 300 });
-    expect(union(await at.report({ expect: 300 }), sent)).toEqual({ received: 300, missing: [], duplicated: [] });
-    await agent.stop();
-    node.namespace.run(process.execPath, ['dist/udp-fanout.js', 'detach']);
-    expect(filters(node)).toContain('pref 50000');
-    expect(filters(node)).not.toContain('udp_fanout');
-  });
-
-  test('a program that somebody removed is attached again', async () => {
-    const { node, pods } = built(singleNode());
-    const agent = startAgent(node, config(listener({ ...base, downstream: pods })));
-    cleanUps.push(() => agent.stop());
-    await agent.waitFor(ATTACHED);
-    const from = agent.lines.length;
-    node.namespace.run('tc', ['filter', 'del', 'dev', 'eth0', 'ingress', 'pref', '49152']);
-    await agent.waitFor(ATTACHED, { from });
-    expect(filters(node)).toContain('name udp_fanout');
-  });
-
-  test('detach removes what a killed agent left, and says so', async () => {
-    const { node, pods } = built(singleNode());
-    const agent = startAgent(node, config(listener({ ...base, downstream: pods })));
-    await agent.waitFor(ATTACHED);
-    agent.kill('SIGKILL');
-    await agent.ended;
-    const detach = () => node.namespace.run(process.execPath, ['dist/udp-fanout.js', 'detach']);
-    expect(detach()).toBe('detached from interface "lo"\ndetached from interface "eth0"\n');
-    expect(filters(node)).toBe('');
-    expect(detach()).toBe('nothing of udp-fanout is attached on this host\n');
   });
 
   test.each([
@@ -244,12 +183,7 @@ describe.skipIf(obstacle)(titled('a machine that does not fit', obstacle), () =>
   test.skipIf(noCompiler)(titled('a BPF object of another version', noCompiler), async () => {
     const folder = mkdtempSync(join(tmpdir(), 'udp-fanout-'));
     cleanUps.push(() => rmSync(folder, { recursive: true }));
-    cpSync('bpf', folder, { recursive: true });
-    const header = join(folder, 'udp_fanout.h');
-    writeFileSync(header, readFileSync(header, 'utf8').replace(/UDP_FANOUT_ABI \d+/, 'UDP_FANOUT_ABI 77'));
-    const object = join(folder, 'udp_fanout.bpf.o');
-    buildBpf(object, folder);
-    const args = ['--ebpf-program', object];
+    const args = ['--ebpf-program', programOfOtherAbi(folder)];
     const { code, last } = await refused(config(listener({ ...base, downstream: to })), { args });
     expect(code).toBe(1);
     expect(last).toMatch(/ERROR BPF object ".*" is of version 77, this agent needs version \d+: build both together$/);

@@ -8,7 +8,7 @@ import { titled } from '../../lab/kernel.ts';
 import { labObstacle } from '../../lab/lab.ts';
 import { until } from '../../lab/patience.ts';
 import { type SingleNode, singleNode } from '../../lab/single-node.ts';
-import { receive, send, startSending } from '../../lab/traffic.ts';
+import { receive, send } from '../../lab/traffic.ts';
 import { union } from '../../lab/union.ts';
 import { config, listener } from './configs.ts';
 import { ledger } from './conservation.ts';
@@ -41,40 +41,6 @@ async function edit(agent: Agent, what: object): Promise<void> {
 }
 
 describe.skipIf(obstacle)(titled('an edited config', obstacle), () => {
-  test('leaves alone what it does not change: nothing is lost while listeners come, change and go', async () => {
-    const { client, node, pods } = built();
-    const steady = listener({ name: 'steady', bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods });
-    const other = (port: number) =>
-      listener({ name: 'other', bind: `0.0.0.0:${port}`, interface: 'eth0', downstream: pods.slice(0, 2) });
-    const { interface: _, ...slow } = listener({
-      name: 'slow',
-      bind: '0.0.0.0:9003',
-      interface: 'eth0',
-      downstream: pods,
-    });
-    const userspace = { ...slow, mode: 'userspace' } as never;
-    const agent = await started(node, config(steady));
-    const at = await receive(pods);
-    cleanUps.push(() => at.close());
-    const sending = await startSending(client, { to: '10.0.0.1:9000', rate: 5000, cpu: 0 });
-    for (const round of [1, 2]) {
-      await edit(agent, config(other(9001), steady));
-      await edit(agent, config(steady, other(9002)));
-      await edit(agent, config(steady, userspace));
-      await agent.waitFor(/updated userspace downstream set/);
-      await edit(agent, config(steady));
-      expect(agent.lines.filter((line) => FOLLOWED.test(line))).toHaveLength(4 * round);
-    }
-    const sent = await sending.stop();
-    expect(union(await at.report({ expect: sent.count }), sent)).toEqual({
-      received: sent.count,
-      missing: [],
-      duplicated: [],
-    });
-    expect(await ledger(agent, 'steady', sent.count)).toMatchObject({ forwarded: sent.count });
-    expect((await agent.get('/readyz')).body).toBe('ok\n');
-  });
-
   test('gives a listener another port, other downstreams and its counters', async () => {
     const { client, node, pods } = built();
     const one = (port: number, downstream = pods) =>
