@@ -106,6 +106,23 @@ function reloads(what: string, keys: object, ready?: RegExp): Interruption {
   };
 }
 
+/** The listener goes from one datapath to the other, whose counters are others. */
+const changesOver: Interruption = {
+  what: 'changed over to worker threads and back',
+  times: 10,
+  anew: true,
+  prepare: async (lab) => {
+    // The safety net's socket has no room for what comes while threads start: nothing of it may be needed.
+    const kernel = { ...KERNEL, settings: { recv_buf_size: 4096 } };
+    const succession = await Succession.begin(lab.node, served(lab, kernel));
+    const round: Round = async ({ succession }, at) => {
+      const to = at % 2 === 0 ? USERSPACE : kernel;
+      await succession.edit(served(lab, to), new RegExp(`updated ${to.mode} downstream set`));
+    };
+    return { succession, round };
+  },
+};
+
 /** The endpoints of a Service change. */
 const swaps: Interruption = {
   what: 'tables swapped',
@@ -149,6 +166,7 @@ export const ON_THE_KERNEL_PATH: readonly Interruption[] = [
   restarts('upgraded to another build', 'SIGTERM', otherBuilds),
   { ...restarts('upgraded to another ABI', 'SIGTERM', otherAbis), anew: true },
   reloads('reloaded', KERNEL),
+  changesOver,
   swaps,
 ];
 

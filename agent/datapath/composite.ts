@@ -1,7 +1,8 @@
 /**
  * Which datapath serves which listener, as one datapath. `tc_ebpf`: the kernel path, with the safety net under it.
  * `userspace`: worker threads. `auto`: the kernel path where it attaches when the listener's endpoints are first known,
- * else worker threads, which stay, also as the safety net should the program attach later after all.
+ * else worker threads, which stay, also as the safety net should the program attach later after all. A listener that goes over
+ * from one to the other is served by both for a moment, and never by none.
  */
 import type { Family } from '../address.ts';
 import type { Log } from '../log.ts';
@@ -44,6 +45,8 @@ class CompositeDatapath implements RemarkingDatapath {
   /** Of mode auto, by what serves them; decided once, so that no listener goes to and fro. With the reason. */
   readonly #fallen = new Map<string, string>();
   readonly #attached = new Set<string>();
+  /** What the kernel path was told last. */
+  #kernels: readonly ListenerBlueprint[] = [];
 
   constructor({ log, openKernel, openUserspace, removeLeft }: CompositeDependencies) {
     this.#removeLeft = removeLeft;
@@ -61,11 +64,15 @@ class CompositeDatapath implements RemarkingDatapath {
     this.#forget(new Set(kernels.flatMap(({ listener: { name, mode } }) => (mode === 'auto' ? [name] : []))));
     if (kernels.length > 0) this.#open();
     else this.#obstacle = undefined;
-    const found = this.#kernel?.apply({ ...blueprint, listeners: kernels }) ?? kernels.flatMap((one) => one.absent);
+    const leaving = this.#leaving(blueprint);
+    let found = this.#applyKernels(blueprint, [...leaving, ...kernels]) ?? kernels.flatMap((one) => one.absent);
     for (const one of kernels) this.#decide(one, found);
-    const problems = [...found.filter((problem) => !this.#isMooted(problem, kernels)), ...this.#impossible(blueprint)];
     const served = blueprint.listeners.filter(({ listener }) => this.#isServed(listener));
-    problems.push(...this.#userspace.apply({ ...blueprint, listeners: served }));
+    const others = this.#userspace.apply({ ...blueprint, listeners: served });
+    const left = leaving.filter(({ listener: { name } }) => !isByThreads(name, blueprint, others));
+    if (left.length < leaving.length) found = this.#applyKernels(blueprint, [...left, ...kernels]) ?? [];
+    const problems = [...found.filter((problem) => !this.#isMooted(problem, kernels)), ...this.#impossible(blueprint)];
+    problems.push(...others);
     if (this.#kernel) this.#removeLeft = undefined;
     else if (served.length === blueprint.listeners.length) this.#takeOver(served);
     return problems;
@@ -103,6 +110,23 @@ class CompositeDatapath implements RemarkingDatapath {
   handOver(): () => void {
     this.#kernel?.release();
     return () => this.#userspace.release();
+  }
+
+  /**
+   * Listeners that go over to worker threads are the kernel path's until these serve. They are to be told first: who has
+   * their bind by now wins.
+   */
+  #leaving({ listeners }: Blueprint): readonly ListenerBlueprint[] {
+    return this.#kernels.flatMap((before) => {
+      const now = listeners.find(({ listener }) => listener.name === before.listener.name);
+      if (now?.listener.mode !== 'userspace') return [];
+      return [now.tables.length > 0 ? { ...before, tables: now.tables } : before];
+    });
+  }
+
+  #applyKernels(blueprint: Blueprint, listeners: readonly ListenerBlueprint[]): readonly Problem[] | undefined {
+    this.#kernels = this.#kernel ? listeners : [];
+    return this.#kernel?.apply({ ...blueprint, listeners });
   }
 
   #open(): void {
@@ -178,4 +202,10 @@ class CompositeDatapath implements RemarkingDatapath {
   #isKernels({ name, mode }: Listener): boolean {
     return mode !== 'userspace' && !this.#fallen.has(name);
   }
+}
+
+/** Whether worker threads, which found these problems, serve the listener. */
+function isByThreads(name: string, { listeners }: Blueprint, problems: readonly Problem[]): boolean {
+  const isKnown = listeners.some(({ listener, tables }) => listener.name === name && tables.length > 0);
+  return isKnown && !problems.some(({ subject }) => subject === `listener(${name})`);
 }

@@ -204,6 +204,38 @@ describe('the choice of a datapath', () => {
     expect([isSafetyNet(newcomer), isSafetyNet(moved)]).toEqual([true, false]);
   });
 
+  test('has the kernel path serve on until worker threads do, and the other way round', () => {
+    const { applyTo, kernel, userspace } = rig([]);
+    const fake = kernel as FakeDatapath;
+    const moved = { ...tc!, mode: 'userspace', interfaces: [] } as const;
+    const seen: string[][] = [];
+    const apply = userspace.apply.bind(userspace);
+    userspace.apply = (blueprint) => {
+      seen.push([...fake.interfaces.keys()]);
+      return apply(blueprint);
+    };
+    const of = () => [seen.splice(0), [...fake.interfaces.keys()]];
+    applyTo([tc!, auto!]);
+    expect(of()).toEqual([[['listener-0', 'listener-2']], ['listener-0', 'listener-2']]);
+    const links = fake.interfaces.get('listener-0');
+    // Nothing is known of its downstreams yet; then its port is not to be had; then it is served.
+    applyTo([moved, auto!], undefined, []);
+    expect(of()).toEqual([[['listener-0', 'listener-2']], ['listener-0', 'listener-2']]);
+    userspace.problems = [{ subject: 'listener(listener-0)', message: 'EADDRINUSE' }];
+    expect(applyTo([moved, auto!])).toEqual(userspace.problems);
+    expect([of(), fake.interfaces.get('listener-0')]).toEqual([
+      [[['listener-0', 'listener-2']], ['listener-0', 'listener-2']],
+      links,
+    ]);
+    userspace.problems = [];
+    expect(applyTo([moved, auto!])).toEqual([]);
+    expect(of()).toEqual([[['listener-0', 'listener-2']], ['listener-2']]);
+    applyTo([tc!, auto!]);
+    expect(of()).toEqual([[['listener-0', 'listener-2']], ['listener-0', 'listener-2']]);
+    applyTo([auto!]);
+    expect(of()).toEqual([[['listener-2']], ['listener-2']]);
+  });
+
   test('ends both, the kernel path too if there is one', () => {
     const ends = (end: 'remove' | 'release', listeners: readonly Listener[]) => {
       const { apply, datapath, kernel, userspace } = rig(listeners);
