@@ -39,7 +39,14 @@ async function run(): Promise<Report> {
   const rows: Row[] = [];
   for (const interruptions of [ON_THE_KERNEL_PATH, IN_USERSPACE]) {
     const rate = await carried(interruptions[0]!);
-    for (const of of interruptions) for (const flow of [0, 1]) rows.push(await interrupted(of, flow, rate));
+    for (const of of interruptions) {
+      for (const flow of [0, 1]) {
+        const row = await interrupted(of, flow, rate);
+        // It takes minutes.
+        process.stderr.write(`  ${cellsOf(row).join('  ')}\n`);
+        rows.push(row);
+      }
+    }
   }
   const { figures, notes } = await leftBehind();
   return {
@@ -93,13 +100,16 @@ function figuresOf(row: Row): Figure[] {
   ];
 }
 
-function tableOf(rows: readonly Row[]): string[][] {
-  const cells = rows.map((row) => [
+function cellsOf(row: Row): string[] {
+  return [
     titleOf(row),
     ...[row.of.times, Math.round(paceOf(row)), row.outcome.sent].map(String),
     ...Object.values(FAULTS).map((count) => String(count(row))),
-  ]);
-  return [['', 'times', 'k/s', 'sent', ...Object.keys(FAULTS)], ...cells];
+  ];
+}
+
+function tableOf(rows: readonly Row[]): string[][] {
+  return [['', 'times', 'k/s', 'sent', ...Object.keys(FAULTS)], ...rows.map(cellsOf)];
 }
 
 function notesOn(rows: readonly Row[]): string[] {

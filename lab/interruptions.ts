@@ -123,7 +123,7 @@ const changesOver: Interruption = {
   },
 };
 
-/** The endpoints of a Service change. */
+/** The endpoints of a Service change: a pod goes, and comes back. */
 const swaps: Interruption = {
   what: 'tables swapped',
   times: 1000,
@@ -142,13 +142,14 @@ const swaps: Interruption = {
     const config = { listeners: [{ ...LISTENER, ...KERNEL, kubernetes: { ...SERVICE, port: 9000 } }], ...METRICS };
     const succession = await Succession.begin(lab.node, config, { env: { KUBECONFIG: api.kubeconfig } });
     const round: Round = async ({ succession: { agent }, trial }, at) => {
-      const without = at % pods.length;
+      const without = at % 2 === 0 ? (at / 2) % pods.length : -1;
       const from = agent.lines.length;
       trial.everyone();
       await apply(without);
-      // Of each family.
-      await agent.waitFor(new RegExp(`${UPDATED.source}endpoints=${2 * (pods.length - 1)}$`), { from });
-      trial.gone(without);
+      // Slices come one by one: it is done when both families are without the pod, or have it again.
+      const endpoints = 2 * (pods.length - (without < 0 ? 0 : 1));
+      await agent.waitFor(new RegExp(`${UPDATED.source}endpoints=${endpoints}$`), { from });
+      if (without >= 0) trial.gone(without);
       if (at % 50 === 0) await succession.count();
     };
     return { succession, round };
