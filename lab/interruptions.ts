@@ -80,6 +80,15 @@ function otherAbis(folder: string): (round: number) => NextOptions {
   return (round) => ({ anew: true, ...(round % 2 === 0 && { program }) });
 }
 
+/** The next agent takes the place of one that runs. */
+function takeovers(what: string, keys: object, { anew, ready }: { readonly anew: boolean; readonly ready?: RegExp }) {
+  const prepare = async (lab: DualStack) => {
+    const succession = await Succession.begin(lab.node, served(lab, keys), ready ? { ready } : {});
+    return { succession, round: () => succession.takeOver({ anew }) };
+  };
+  return { what, times: 10, anew, prepare } satisfies Interruption;
+}
+
 /** Another listener comes, changes and goes, and each time another downstream is none of ours. */
 function reloads(what: string, keys: object, ready?: RegExp): Interruption {
   const other = (port: number, mode: object) => ({
@@ -166,6 +175,7 @@ export const ON_THE_KERNEL_PATH: readonly Interruption[] = [
   restarts('stopped and started', 'SIGTERM'),
   restarts('upgraded to another build', 'SIGTERM', otherBuilds),
   { ...restarts('upgraded to another ABI', 'SIGTERM', otherAbis), anew: true },
+  takeovers('taken over', KERNEL, { anew: false }),
   reloads('reloaded', KERNEL),
   changesOver,
   swaps,
@@ -184,5 +194,6 @@ export const IN_USERSPACE: readonly Interruption[] = [
     refuses: true,
     anew: true,
   },
+  takeovers('taken over, userspace', USERSPACE, { anew: true, ready: SERVES_BY_THREADS }),
   reloads('reloaded, userspace', USERSPACE, SERVES_BY_THREADS),
 ];

@@ -70,19 +70,24 @@ export class Succession {
   /** Ends the agent and starts the next, of another build perhaps; returns when it serves. */
   async next(signal: 'SIGTERM' | 'SIGKILL', { anew = false, ...options }: NextOptions = {}): Promise<Agent> {
     await this.end(signal);
-    if (anew) this.#counters = new Map();
-    this.#agent = startAgent(this.#node, this.#config, { ...this.#options, ...options });
-    await this.#serves();
-    await this.count();
+    await this.#follow(anew, options);
     return this.#agent;
+  }
+
+  /** Starts the next, which takes the place of the one that runs; returns when that has ended. */
+  async takeOver({ anew = false, ...options }: NextOptions = {}): Promise<void> {
+    const before = this.#agent;
+    await this.#remember();
+    await this.#follow(anew, { ...options, args: [...(options.args ?? []), '--takeover'] });
+    await before.waitFor(/INFO handed over/);
+    // One that had taken over itself stands by.
+    before.kill('SIGTERM');
+    await before.ended;
   }
 
   /** Ends the agent without a successor. */
   async end(signal: 'SIGTERM' | 'SIGKILL'): Promise<void> {
-    await this.count();
-    const { programs, maps } = this.objects();
-    for (const id of programs) this.#had.programs.add(id);
-    for (const id of maps) this.#had.maps.add(id);
+    await this.#remember();
     this.#agent.kill(signal);
     await this.#agent.ended;
   }
@@ -135,6 +140,20 @@ export class Succession {
     const rss = Number(/^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))![1]);
     const descriptors = readdirSync(`/proc/${pid}/fd`).length;
     return { programs: programs.length, maps: maps.length, descriptors, rss };
+  }
+
+  async #follow(anew: boolean, options: AgentOptions): Promise<void> {
+    if (anew) this.#counters = new Map();
+    this.#agent = startAgent(this.#node, this.#config, { ...this.#options, ...options });
+    await this.#serves();
+    await this.count();
+  }
+
+  async #remember(): Promise<void> {
+    await this.count();
+    const { programs, maps } = this.objects();
+    for (const id of programs) this.#had.programs.add(id);
+    for (const id of maps) this.#had.maps.add(id);
   }
 
   async #serves(): Promise<void> {
