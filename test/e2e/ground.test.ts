@@ -206,7 +206,7 @@ const WAYS_OUT: readonly Step[] = [
     what: 'routes to a pod go and come',
     move: async (one) => {
       one.ip(...routesOf(one).map((route) => route.replace('replace', 'del')));
-      await pause(300);
+      await pause(200);
       one.ip(...routesOf(one));
     },
   },
@@ -215,7 +215,7 @@ const WAYS_OUT: readonly Step[] = [
     move: async (one) => {
       // The routes go with it.
       one.ip('link set veth11 down');
-      await pause(300);
+      await pause(200);
       one.ip('link set veth11 up', ...routesOf(one));
     },
   },
@@ -223,7 +223,7 @@ const WAYS_OUT: readonly Step[] = [
     what: 'a way out is deleted and made again',
     move: async (one) => {
       one.ip('link del veth11');
-      await pause(300);
+      await pause(200);
       one.lab.relink(one.lab.pods[POD]!.name);
     },
   },
@@ -244,7 +244,7 @@ const WAYS_IN: readonly Step[] = [
     what: 'the way in is deleted and made again',
     move: async (one) => {
       one.ip('link del eth0');
-      await pause(300);
+      await pause(200);
       await attachedAgain(one, () => one.lab.relink('client'));
     },
   },
@@ -274,7 +274,8 @@ describe.skipIf(obstacle)(titled('the ground moves:', obstacle), () => {
   });
 
   test('the link that datagrams come by, and of those that come nothing is lost', async () => {
-    loses('what is sent into a link, or to an address, that is not there');
+    const seconds = (2 * WAYS_IN.length * (patient(200) + REPAIR_MS)) / 1000;
+    loses('what is sent into a link, or to an address, that is not there', { atMost: 2 * RATE * seconds });
     const one = await ground();
     await moved(one, WAYS_IN);
     expect(await closed(one)).toMatchObject({ named: 0, astray: 0 });

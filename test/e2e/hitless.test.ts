@@ -16,7 +16,7 @@ import { ledger } from './conservation.ts';
 
 const RATE = 5000;
 /** So many of what takes a hundred or a thousand there. */
-const SOME = 25;
+const SOME = 12;
 const RESTARTS = 2;
 const KILLS = 5;
 const MOST_GROWTH = 1.2;
@@ -53,10 +53,12 @@ function filters({ node }: DualStack, nic: string, side: string): readonly strin
   return node.namespace.run('tc', ['filter', 'show', 'dev', nic, side]).match(/name udp_fanout\S*/g) ?? [];
 }
 
+/** Takeovers have a file of their own. */
+const isOther = ({ what }: Interruption) => !what.startsWith('taken over');
 const NOTHING = { full: 0, doubled: 0, late: 0, strange: 0 };
 
 describe.skipIf(obstacle)(titled('no datagram notices that the agent is', obstacle), () => {
-  test.each(ON_THE_KERNEL_PATH)('$what', async (interruption) => {
+  test.each(ON_THE_KERNEL_PATH.filter(isOther))('$what', async (interruption) => {
     const { lab, succession, outcomes } = await interrupted(interruption);
     for (const outcome of outcomes) expect(outcome).toMatchObject({ ...NOTHING, missing: 0, refused: 0, icmp: 0 });
     expect(outcomes.map(({ sent }) => sent > 500)).toEqual([true, true]);
@@ -71,9 +73,10 @@ describe.skipIf(obstacle)(titled('no datagram notices that the agent is', obstac
     expect((await succession.agent.get('/readyz')).status).toBe(200);
   });
 
-  test.each(IN_USERSPACE)('$what', async (interruption) => {
+  test.each(IN_USERSPACE.filter(isOther))('$what', async (interruption) => {
     const { succession, outcomes } = await interrupted(interruption);
-    if (interruption.refuses) loses('nobody serves between two agents');
+    const atMost = outcomes.reduce((sum, { refused }) => sum + refused, 0);
+    if (interruption.refuses) loses('nobody serves between two agents', { atMost });
     for (const { missing, refused, icmp, ...outcome } of outcomes) {
       expect(outcome).toMatchObject(NOTHING);
       // What nobody serves is refused, and so is nothing else.
