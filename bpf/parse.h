@@ -48,6 +48,8 @@ struct packet {
 	__u8 tos;
 	__u32 fault;  /* verdict that keeps it from being forwarded here, 0 if none */
 	__be16 check; /* IPv4 header checksum */
+	__be16 udp_len;
+	__be16 udp_check; /* 0 in a later fragment, too */
 };
 
 struct ip6_extension {
@@ -97,6 +99,8 @@ static __always_inline bool parse_udp(struct __sk_buff *skb, struct packet *pkt,
 		return false;
 	pkt->sport = udp.source;
 	pkt->dport = udp.dest;
+	pkt->udp_len = udp.len;
+	pkt->udp_check = udp.check;
 	/*
 	 * In a first fragment the length speaks of the whole datagram (RFC 791), in a packet of several datagrams of
 	 * one of them: what counts is what is here.

@@ -15,6 +15,8 @@ export interface SingleNodeOptions {
   readonly wiring?: 'routed' | 'bridged';
   /** `offloaded`: the client's datagrams arrive with CHECKSUM_PARTIAL, as from another container of the machine. */
   readonly checksums?: LinkEnd['checksums'];
+  /** `computed`: the links to the pods make checksums that were left to hardware, so that the pods' stacks verify them. */
+  readonly toPods?: LinkEnd['checksums'];
   /** Whether the node forwards for others; 1. */
   readonly ipForward?: 0 | 1;
 }
@@ -36,6 +38,7 @@ export function singleNode({
   pods: count = 3,
   wiring = 'routed',
   checksums = 'computed',
+  toPods = 'offloaded',
   ipForward = 1,
 }: SingleNodeOptions = {}): SingleNode {
   const lab = Lab.build(base(wiring, checksums, ipForward));
@@ -43,7 +46,9 @@ export function singleNode({
   let next = 0;
   const addPods = (howMany: number): void => {
     const indexes = Array.from({ length: howMany }, () => next++);
-    lab.extend(merged(indexes.map((index) => (wiring === 'routed' ? routedPod(index) : bridgedPod(index)))));
+    lab.extend(
+      merged(indexes.map((index) => (wiring === 'routed' ? routedPod(index, toPods) : bridgedPod(index, toPods)))),
+    );
     for (const index of indexes) {
       const { name, ip, mac, hostInterface } = podFacts(index);
       pods.push({ ...hostIn(lab, name, 'eth0', { ip, mac }), port: PORT, address: `${ip}:${PORT}`, hostInterface });
@@ -97,10 +102,11 @@ function podFacts(index: number) {
   };
 }
 
-function routedPod(index: number): Blueprint {
+function routedPod(index: number, checksums: LinkEnd['checksums']): Blueprint {
   const { ip, hostInterface, hostMac } = podFacts(index);
   return podOn(
     index,
+    checksums,
     [`route add ${ip}/32 dev ${hostInterface}`],
     [
       `addr add ${ip}/32 dev eth0`,
@@ -111,23 +117,29 @@ function routedPod(index: number): Blueprint {
   );
 }
 
-function bridgedPod(index: number): Blueprint {
+function bridgedPod(index: number, checksums: LinkEnd['checksums']): Blueprint {
   const { ip, hostInterface } = podFacts(index);
   return podOn(
     index,
+    checksums,
     [`link set ${hostInterface} master cni0`],
     [`addr add ${ip}/24 dev eth0`, 'route add default via 10.0.1.1'],
   );
 }
 
-function podOn(index: number, onNode: readonly string[], inPod: readonly string[]): Blueprint {
+function podOn(
+  index: number,
+  checksums: LinkEnd['checksums'],
+  onNode: readonly string[],
+  inPod: readonly string[],
+): Blueprint {
   const { name, mac, hostInterface, hostMac } = podFacts(index);
   return {
     hosts: { [name]: { ip: inPod }, node: { ip: onNode } },
     links: [
       [
         { host: name, name: 'eth0', mac },
-        { host: 'node', name: hostInterface, mac: hostMac },
+        { host: 'node', name: hostInterface, mac: hostMac, ...(checksums && { checksums }) },
       ],
     ],
   };

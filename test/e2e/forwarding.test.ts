@@ -66,6 +66,7 @@ describe.skipIf(obstacle).each(MODES)(titled("$name: a single node, the guide's 
     ['routed pods', { wiring: 'routed' }],
     ['bridged pods', { wiring: 'bridged' }],
     ['checksums left to the hardware', { checksums: 'offloaded' }],
+    ['checksums left to hardware that is not there on the way out', { checksums: 'offloaded', toPods: 'computed' }],
     ['ip_forward 0', { ipForward: 0 }],
     ['one pod', { pods: 1 }],
     ['seven pods', { pods: 7 }],

@@ -2,6 +2,7 @@
  * What a forwarded frame looks like. The frame that is expected is built anew from its fields, so a row also says that
  * nothing but destination, TTL and checksums differs.
  */
+import { onesSum } from '../../../lab/checksum.ts';
 import { type Udp, udp4 } from '../../../lab/frame.ts';
 import type { Ip } from '../../../lab/ip.ts';
 import { NET } from '../node.ts';
@@ -14,6 +15,17 @@ const checksumAt = (side: Side) => (side.family === 4 ? 40 : 60);
 function payloadOfSumZero(side: Side, to: Partial<Ip & Udp>): Buffer {
   const { frame } = toListener(side, 'translated', { ...to, payload: Buffer.alloc(2) });
   return frame.subarray(checksumAt(side), checksumAt(side) + 2);
+}
+
+/** Two bytes of payload that make the checksum the sum of the pseudo header alone, as where the hardware is to make it. */
+function payloadOfPseudoSum(side: Side): Buffer {
+  const { frame } = toListener(side, 'translated', { payload: Buffer.alloc(2) });
+  const at = checksumAt(side);
+  const [source, length] = side.family === 4 ? [26, 8] : [22, 32];
+  const pseudo = onesSum(frame.subarray(source, source + length), Buffer.from([0, 17]), frame.subarray(at - 2, at));
+  const wanted = Buffer.from([~(pseudo >> 8), ~pseudo]);
+  const sum = onesSum(wanted, frame.subarray(at, at + 2));
+  return Buffer.from([sum >> 8, sum]);
 }
 
 const families = twins((side) => {
@@ -47,6 +59,10 @@ const families = twins((side) => {
     {
       name: 'a checksum that is 0 on the way, between address and port',
       steps: [sent({ payload: payloadOfSumZero(side, { dst: to.ip }) })],
+    },
+    {
+      name: 'a checksum that looks as if the hardware were to make it',
+      steps: [sent({ payload: payloadOfPseudoSum(side) })],
     },
     { name: 'the TTL, by one', steps: [255, 64, 3, 2].map((ttl) => sent({ ttl })) },
     { name: 'not the TTL that runs out here', steps: [spent(1), spent(0)] },
