@@ -6,7 +6,7 @@
  */
 import type { Family } from '../address.ts';
 import type { Log } from '../log.ts';
-import type { Listener } from '../model.ts';
+import { familiesOf, type Listener } from '../model.ts';
 import type { Blueprint, Datapath, ListenerBlueprint, ListenerCounters, Problem } from './datapath.ts';
 import type { KernelDatapath } from './tc/datapath.ts';
 
@@ -117,11 +117,17 @@ class CompositeDatapath implements RemarkingDatapath {
    * their bind by now wins.
    */
   #leaving({ listeners }: Blueprint): readonly ListenerBlueprint[] {
-    return this.#kernels.flatMap((before) => {
-      const now = listeners.find(({ listener }) => listener.name === before.listener.name);
-      if (now?.listener.mode !== 'userspace') return [];
-      return [now.tables.length > 0 ? { ...before, tables: now.tables } : before];
+    const users = listeners.filter(({ listener }) => listener.mode === 'userspace');
+    return users.flatMap((now) => {
+      const before = this.#kernels.find(({ listener }) => listener.name === now.listener.name);
+      if (before) return [now.tables.length > 0 ? { ...before, tables: now.tables } : before];
+      return this.#isLeft(now.listener) ? [now] : [];
     });
+  }
+
+  /** An agent before this one had it on the kernel path, and nothing has been made of it since. */
+  #isLeft(listener: Listener): boolean {
+    return familiesOf(listener).some((family) => this.#kernel?.left(listener, family) !== undefined);
   }
 
   #applyKernels(blueprint: Blueprint, listeners: readonly ListenerBlueprint[]): readonly Problem[] | undefined {

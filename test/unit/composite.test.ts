@@ -236,6 +236,20 @@ describe('the choice of a datapath', () => {
     expect(of()).toEqual([[['listener-2']], ['listener-2']]);
   });
 
+  test('has a dead agent’s kernel path serve on, too, where the config has gone over to userspace meanwhile', () => {
+    const { applyTo, kernel, userspace } = rig([]);
+    const fake = kernel as FakeDatapath;
+    fake.leftBefore.set('listener-1 4', new Set(['10.0.1.9:9000']));
+    const apply = userspace.apply.bind(userspace);
+    let before: string[] = [];
+    userspace.apply = (blueprint) => {
+      before = [...fake.interfaces.keys()];
+      return apply(blueprint);
+    };
+    applyTo([user!, auto!]);
+    expect([before, [...fake.interfaces.keys()]]).toEqual([['listener-1', 'listener-2'], ['listener-2']]);
+  });
+
   test('ends both, the kernel path too if there is one', () => {
     const ends = (end: 'remove' | 'release', listeners: readonly Listener[]) => {
       const { apply, datapath, kernel, userspace } = rig(listeners);
