@@ -7,10 +7,10 @@ import { ConfigError, loadConfig } from './config/load.ts';
 import { LOG_FORMATS, LOG_LEVELS } from './config/schema.ts';
 import { detachAll } from './datapath/tc/clsact.ts';
 import type { LogFormat, LogLevel } from './log.ts';
-import { type AgentOptions, runAgent } from './main.ts';
 import { memoryNeed, memoryRemark } from './memory-need.ts';
 import { openHost } from './netlink/host.ts';
 import { written } from './output.ts';
+import { type AgentOptions, runAgent } from './run.ts';
 import { version } from './version.ts';
 
 const USAGE = `udp-fanout: spreads UDP datagrams over live downstreams, one each, source intact
