@@ -15,7 +15,7 @@
 #define BPF_F_IPV6 (1ULL << 7)
 #endif
 
-/* The part of the IPv4 header that changes, and the ports behind a header without options. */
+/* The part of the IPv4 header that changes, and the UDP header behind one without options. */
 struct ip4_tail {
 	__u8 ttl;
 	__u8 protocol;
@@ -24,15 +24,19 @@ struct ip4_tail {
 	__be32 daddr;
 	__be16 sport;
 	__be16 dport;
+	__be16 udp_len;
+	__be16 udp_check; /* written only where it is changed by hand */
 };
 
-/* The same of IPv6, the ports behind a header without extensions. */
+/* The same of IPv6, and a header without extensions. */
 struct ip6_tail {
 	__u8 hop_limit;
 	union addr saddr;
 	union addr daddr;
 	__be16 sport;
 	__be16 dport;
+	__be16 udp_len;
+	__be16 udp_check;
 } __attribute__((packed));
 
 /* The sum of 16-bit words (RFC 1071) that are summed up in 64 bits. */
@@ -90,28 +94,21 @@ static __always_inline int rewrite_port_check(struct __sk_buff *skb, struct pack
 }
 
 /*
- * A plain datagram straight in the packet, without a call for each field. False where it is not plain, or does not lie in
- * the packet's linear part: nothing has changed then.
+ * The UDP checksum of a datagram that is whole and may be changed by hand goes with the one write; a call for it costs as much
+ * as that. Not straight into the packet: then the compiler's prologue copies every cloned packet that comes by, others' too,
+ * and drops it where there is no memory.
  */
-static __always_inline bool rewrite_ip4_plain(struct __sk_buff *skb, struct packet *pkt, struct slot *slot,
-					      struct ip4_tail *tail)
+static __always_inline bool is_plain(struct __sk_buff *skb, struct packet *pkt)
 {
-	struct iphdr *ip = (void *)(long)skb->data + L3;
-	struct udphdr *udp = (void *)(ip + 1);
+	return pkt->part == WHOLE && has_whole_check(skb, pkt);
+}
+
+/* In a sum of all of a packet (CHECKSUM_COMPLETE) both of IPv4's checksums make up for the address, and it changes once. */
+static __always_inline void rewrite_ip4_sum(struct __sk_buff *skb, struct packet *pkt, struct slot *slot)
+{
 	__u64 sum = (__u64)pkt->daddr.v4 + (__u32)~slot->addr.v4;
 
-	if (pkt->part != WHOLE || pkt->l4 != L3 + sizeof(*ip) || (void *)(udp + 1) > (void *)(long)skb->data_end ||
-	    !has_whole_check(skb, pkt))
-		return false;
-	ip->ttl = tail->ttl;
-	ip->check = tail->check;
-	ip->daddr = tail->daddr;
-	udp->dest = tail->dport;
-	udp->check =
-		udp_check_replace(pkt->udp_check, (__u64)pkt->daddr.v4 + pkt->dport, (__u64)tail->daddr + tail->dport);
-	/* In a sum of all of the packet (CHECKSUM_COMPLETE) both checksums make up for the address, and it changes once. */
 	bpf_csum_update(skb, (__u32)sum + (__u32)(sum >> 32));
-	return true;
 }
 
 static __always_inline int rewrite_ip4(struct __sk_buff *skb, struct packet *pkt, struct slot *slot, __u8 ttl)
@@ -124,20 +121,25 @@ static __always_inline int rewrite_ip4(struct __sk_buff *skb, struct packet *pkt
 		.daddr = slot->addr.v4,
 		.sport = pkt->sport,
 		.dport = slot->port,
+		.udp_len = pkt->udp_len,
 	};
+	__u32 at = L3 + offsetof(struct iphdr, ttl);
 
 	/* The protocol, in the other byte of the TTL's word, is the same before and after. */
 	tail.check = check_replace(tail.check, bpf_htons(pkt->ttl << 8), bpf_htons(ttl << 8));
-	if (rewrite_ip4_plain(skb, pkt, slot, &tail))
-		return 0;
 	if (pkt->part == LATER)
-		return bpf_skb_store_bytes(skb, L3 + offsetof(struct iphdr, ttl), &tail,
-					   offsetof(struct ip4_tail, sport), 0);
+		return bpf_skb_store_bytes(skb, at, &tail, offsetof(struct ip4_tail, sport), 0);
+	if (is_plain(skb, pkt)) {
+		tail.udp_check = udp_check_replace(pkt->udp_check, (__u64)pkt->daddr.v4 + pkt->dport,
+						   (__u64)slot->addr.v4 + slot->port);
+		rewrite_ip4_sum(skb, pkt, slot);
+		return bpf_skb_store_bytes(skb, at, &tail, sizeof(tail), 0);
+	}
 	if (bpf_l4_csum_replace(skb, pkt->l4 + offsetof(struct udphdr, check), pkt->daddr.v4, slot->addr.v4,
 				BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0 | sizeof(slot->addr.v4)) ||
 	    rewrite_port_check(skb, pkt, slot))
 		return -1;
-	return bpf_skb_store_bytes(skb, L3 + offsetof(struct iphdr, ttl), &tail, sizeof(tail), 0);
+	return bpf_skb_store_bytes(skb, at, &tail, offsetof(struct ip4_tail, udp_len), 0);
 }
 
 static __always_inline int rewrite_ip6_check(struct __sk_buff *skb, struct packet *pkt, struct slot *slot)
@@ -168,23 +170,6 @@ static __always_inline void rewrite_ip6_sum(struct __sk_buff *skb, struct packet
 	bpf_csum_update(skb, bpf_htons(ttl) + (__u16)~bpf_htons(pkt->ttl));
 }
 
-/* As rewrite_ip4_plain; the UDP checksum alone makes up for the address here. */
-static __always_inline bool rewrite_ip6_plain(struct __sk_buff *skb, struct packet *pkt, struct slot *slot, __u8 ttl)
-{
-	struct ipv6hdr *ip = (void *)(long)skb->data + L3;
-	struct udphdr *udp = (void *)(ip + 1);
-
-	if (pkt->part != WHOLE || pkt->l4 != L3 + sizeof(*ip) || (void *)(udp + 1) > (void *)(long)skb->data_end ||
-	    !has_whole_check(skb, pkt))
-		return false;
-	ip->hop_limit = ttl;
-	__builtin_memcpy(&ip->daddr, &slot->addr, sizeof(ip->daddr));
-	udp->dest = slot->port;
-	udp->check =
-		udp_check_replace(pkt->udp_check, words(&pkt->daddr) + pkt->dport, words(&slot->addr) + slot->port);
-	return true;
-}
-
 /* One write where the headers adjoin, since each write is a call that makes the packet writable anew. */
 static __always_inline int rewrite_ip6(struct __sk_buff *skb, struct packet *pkt, struct slot *slot, __u8 ttl)
 {
@@ -194,16 +179,21 @@ static __always_inline int rewrite_ip6(struct __sk_buff *skb, struct packet *pkt
 		.daddr = slot->addr,
 		.sport = pkt->sport,
 		.dport = slot->port,
+		.udp_len = pkt->udp_len,
 	};
 	__u32 at = L3 + offsetof(struct ipv6hdr, hop_limit);
+	bool adjoins = pkt->l4 == L3 + sizeof(struct ipv6hdr);
 
 	rewrite_ip6_sum(skb, pkt, ttl);
-	if (rewrite_ip6_plain(skb, pkt, slot, ttl))
-		return 0;
+	if (adjoins && is_plain(skb, pkt)) {
+		tail.udp_check = udp_check_replace(pkt->udp_check, words(&pkt->daddr) + pkt->dport,
+						   words(&slot->addr) + slot->port);
+		return bpf_skb_store_bytes(skb, at, &tail, sizeof(tail), 0);
+	}
 	if (pkt->part != LATER && (rewrite_ip6_check(skb, pkt, slot) || rewrite_port_check(skb, pkt, slot)))
 		return -1;
-	if (pkt->part == WHOLE && pkt->l4 == L3 + sizeof(struct ipv6hdr))
-		return bpf_skb_store_bytes(skb, at, &tail, sizeof(tail), 0);
+	if (pkt->part == WHOLE && adjoins)
+		return bpf_skb_store_bytes(skb, at, &tail, offsetof(struct ip6_tail, udp_len), 0);
 	if (bpf_skb_store_bytes(skb, at, &tail, offsetof(struct ip6_tail, sport), 0))
 		return -1;
 	if (pkt->part == LATER)
