@@ -9,6 +9,11 @@ const common = {
   expect: { requireAssertions: true, poll: { timeout: patient(1000) } },
 };
 
+/** End to end, and mostly waiting: for agents that start, and for what they say. */
+const LIGHT = ['doctor', 'discovery-faults', 'lacking-kernel', 'netlink', 'output', 'pod', 'refusal'].map(
+  (name) => `test/e2e/${name}.test.ts`,
+);
+
 export default defineConfig({
   test: {
     reporters: ['default', new CountReporter()],
@@ -26,10 +31,21 @@ export default defineConfig({
       {
         test: {
           ...common,
+          name: 'light',
+          include: LIGHT,
+          setupFiles: ['test/closing.ts'],
+          maxWorkers: 2,
+          sequence: { groupOrder: 1, hooks: 'list' },
+        },
+      },
+      {
+        test: {
+          ...common,
           name: 'whole',
           include: ['test/{lab,e2e}/**/*.test.ts'],
+          exclude: LIGHT,
           setupFiles: ['test/closing.ts'],
-          sequence: { groupOrder: 1, hooks: 'list' },
+          sequence: { groupOrder: 2, hooks: 'list' },
           // Tests that send datagrams load both cores by themselves; side by side they would starve each other.
           fileParallelism: false,
         },

@@ -70,9 +70,16 @@ export class Lifetime {
           onError(error);
         }
       };
+    const tillTheEnd = (cancel: () => void) => {
+      this.signal.addEventListener('abort', cancel, { once: true });
+      return () => {
+        this.signal.removeEventListener('abort', cancel);
+        cancel();
+      };
+    };
     return {
       timer: (milliseconds, task) => this.#timer(milliseconds, guard(task)),
-      ticker: (milliseconds, task) => this.#ticker(milliseconds, guard(task)),
+      ticker: (milliseconds, task) => tillTheEnd(this.#ticker(milliseconds, guard(task))),
       guard,
       onError,
     };

@@ -56,9 +56,10 @@ export async function takeLock(
       throw new Error(`another udp-fanout agent runs in this network namespace: ${mend}`);
     }
     // Somebody else was faster than we, to whom it has let go.
+    const isFirst = !predecessor;
     predecessor?.close();
     predecessor = await askToLetGo?.();
-    if (predecessor) continue;
+    if (predecessor && isFirst) continue;
     await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
   }
 }

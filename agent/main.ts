@@ -1,5 +1,4 @@
 /** The agent, put together: constructors in order, closed in reverse. */
-import { resolve } from 'node:path';
 import { formatAddress, type SocketAddress } from './address.ts';
 import { now } from './clock.ts';
 import type { FollowedConfig } from './config/followed.ts';
@@ -14,8 +13,7 @@ import { REASONS } from './datapath/userspace/reasons.ts';
 import { openSource } from './discovery/source.ts';
 import { FollowedHealth } from './health/followed-health.ts';
 import { OutFile } from './health/out-file.ts';
-import type { Lifetime } from './lifetime.ts';
-import { type Identity, takeLock } from './lock.ts';
+import type { Lifetime, Part } from './lifetime.ts';
 import type { Log } from './log.ts';
 import { LogLimiter } from './log-limit.ts';
 import { collectStartGarbage } from './memory.ts';
@@ -28,7 +26,6 @@ import { watchLosses } from './observe/losses.ts';
 import { MetricsServer } from './observe/metrics-server.ts';
 import { openReachability } from './reachability/open-reachability.ts';
 import { Reconciler } from './reconciler.ts';
-import { askToLetGo, openDesk, type Successor } from './takeover.ts';
 import { version } from './version.ts';
 
 /** What an agent is put together of. */
@@ -36,16 +33,16 @@ export interface Life {
   readonly followed: FollowedConfig;
   readonly objectPath: string;
   readonly log: Log;
-  /** Whether it takes over from an agent that runs. */
-  readonly takes: boolean;
-  /** All its listeners are served, or it is known why not. */
-  readonly onSettled: () => void;
+  /** Told of the listeners that are not served yet, whenever these are others, until there are none. */
+  readonly onWaits: (names: ReadonlySet<string>) => void;
   /** What becomes of the datapath at the end. */
   readonly onEnd: (datapath: RemarkingDatapath) => void;
 }
 
-/** How often is looked whether all listeners are served, where another agent's sockets wait for that. */
-const SETTLED_LOOK_MS = 20;
+/** How often is looked which listeners are served, where another agent's sockets wait for that. */
+const WAITS_LOOK_MS = 20;
+/** So long a listener that fails has for another try, before it is not waited for any more: what fails may be the waiting. */
+const PATIENCE_MS = 10_000;
 /** Well below any lease. */
 const BEAT_MS = 1000;
 /** As long it may be until a downstream that is out is so for the next agent too. */
@@ -53,25 +50,16 @@ const OUTS_MS = 1000;
 
 /** An agent that runs. */
 export interface Running {
-  /** Another agent that asks this one to let go. */
-  readonly successor: Promise<Successor>;
   /** Does as another config says, from now on. */
   follow(config: Config): Promise<void>;
 }
 
 /** Undefined if no listener can run on this machine; the log says why. */
 export async function start(
-  { followed, objectPath, log, takes, onSettled, onEnd }: Life,
+  { followed, objectPath, log, onWaits, onEnd }: Life,
   life: Lifetime,
 ): Promise<Running | undefined> {
   const { config } = followed;
-  log.info('starting udp-fanout', { version: version(), listeners: config.listeners.length });
-  const lock = await takeLock(() => identityOf(followed), takes ? askToLetGo : undefined);
-  life.onClose('lock', () => lock.close());
-  if (lock.predecessor) log.info('taking over from the agent that ran here');
-  const desk = await openDesk(log);
-  life.onClose('takeover', () => desk.close());
-
   const host = openHost();
   life.onClose('host', () => host.close());
   const source = openSource({ log, ...life.part('discovery') });
@@ -162,12 +150,7 @@ export async function start(
   life.onClose('losses', () => losses.close());
   const descriptors = watchDescriptors({ log, ...life.part('descriptors') });
   life.onClose('descriptors', () => descriptors.close());
-  const stopLooking = life.part('takeover').ticker(SETTLED_LOOK_MS, () => {
-    if (!reconciler.isSettled) return;
-    stopLooking();
-    lock.predecessor?.serving();
-    onSettled();
-  });
+  tellOfWaits(reconciler, onWaits, life.part('takeover'));
   collectStartGarbage();
   const follow = async (next: Config) => {
     reconciler.want(next.listeners);
@@ -177,7 +160,6 @@ export async function start(
   // One after the other: the file may be edited again meanwhile.
   let followedTo = Promise.resolve();
   return {
-    successor: desk.asked,
     follow: (next) => {
       followedTo = followedTo.catch(() => {}).then(() => follow(next));
       return followedTo;
@@ -190,17 +172,16 @@ function isOut(left: ReadonlySet<string> | undefined, address: SocketAddress): b
   return left !== undefined && left.size > 0 && !left.has(formatAddress(address));
 }
 
-/** What `doctor` is told. */
-function identityOf(followed: FollowedConfig): Identity {
-  const { path, digest } = followed;
-  const { deviation } = followed;
-  return {
-    pid: process.pid,
-    version: version(),
-    config: resolve(path),
-    digest,
-    ...(deviation !== undefined && { deviation }),
-  };
+function tellOfWaits(reconciler: Pick<Reconciler, 'unserved'>, tell: Life['onWaits'], { ticker }: Part): void {
+  const patientUntil = now() + PATIENCE_MS;
+  let told: ReadonlySet<string> | undefined;
+  const stop = ticker(WAITS_LOOK_MS, () => {
+    const { waiting, failing } = reconciler.unserved();
+    const waits = new Set([...waiting, ...(now() < patientUntil ? failing : [])]);
+    if (told?.symmetricDifference(waits).size !== 0) tell(waits);
+    told = waits;
+    if (waits.size === 0) stop();
+  });
 }
 
 function meaning(reason: string): string {

@@ -92,9 +92,13 @@ export class Reconciler {
     ];
   }
 
-  /** Whether each listener is served, or it is known why not; false while endpoints are waited for. */
-  get isSettled(): boolean {
-    return this.#waiting.length === 0;
+  /** Names of listeners whose endpoints are waited for, and of those that cannot be served for another reason. */
+  unserved(): { readonly waiting: readonly string[]; readonly failing: readonly string[] } {
+    const isFailing = ({ name }: Listener) => this.#problems.has('host') || this.#problems.has(`listener(${name})`);
+    return {
+      waiting: this.#waiting.map(({ name }) => name),
+      failing: this.#listeners.filter(isFailing).map(({ name }) => name),
+    };
   }
 
   /** The listeners that receive, or will as soon as their endpoints are known. */

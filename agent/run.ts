@@ -2,14 +2,22 @@
  * An agent's lives: one from start to stop, or several in one process, where another agent takes over and this one has to go
  * on after all.
  */
+import { resolve } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { now } from './clock.ts';
 import { FollowedConfig } from './config/followed.ts';
 import type { Config } from './config/load.ts';
+import type { HandedOver } from './datapath/composite.ts';
 import { Lifetime } from './lifetime.ts';
+import { type Identity, takeLock } from './lock.ts';
 import { type Log, type LogFormat, type LogLevel, type OpenedLog, openLog } from './log.ts';
 import { type Life, start } from './main.ts';
 import { keepHeapSmall } from './memory.ts';
-import type { Successor } from './takeover.ts';
+import { askToLetGo, openDesk, type Predecessor, type Successor } from './takeover.ts';
+import { version } from './version.ts';
+
+/** So long an agent that is to stop serves on by its sockets for another one that is about to: less than any grace period. */
+const LAST_MS = 5000;
 
 export interface AgentOptions {
   readonly config: string;
@@ -31,7 +39,7 @@ export async function runAgent(options: AgentOptions): Promise<number> {
   const log = openLog(...logAs(followed.config));
   const stopped = stopSignal();
   outliveSignals(log);
-  const session = { ...options, followed, logAs, log, stopped, left: new LeftSockets() };
+  const session: Session = { ...options, followed, logAs, log, stopped, left: new LeftSockets() };
   let takes = options.takeover ?? false;
   try {
     for (;;) {
@@ -49,17 +57,24 @@ export async function runAgent(options: AgentOptions): Promise<number> {
   }
 }
 
-/** What still serves of a life that is over, until another one does. */
+/** What still serves of lives that are over, here and in the agent that this one has taken over from, until another one does. */
 class LeftSockets {
-  close = () => {};
+  predecessor: Predecessor | undefined;
+  #kept: HandedOver[] = [];
 
-  keep(close: () => void): void {
-    const before = this.close;
-    this.close = () => {
-      this.close = () => {};
-      before();
-      close();
-    };
+  keep(handedOver: HandedOver): void {
+    this.#kept.push(handedOver);
+  }
+
+  /** Another life serves all listeners but these. */
+  keepOnly(names: ReadonlySet<string>): void {
+    this.predecessor?.waits(names);
+    if (names.size === 0) this.close();
+    else for (const one of this.#kept) one.keepOnly(names);
+  }
+
+  close(): void {
+    for (const one of this.#kept.splice(0)) one.close();
   }
 }
 
@@ -78,12 +93,21 @@ async function live(session: Session, takes: boolean): Promise<number | Successo
   // An error that nobody caught is like a kill: what is at work goes on, and the next agent replaces it.
   let atEnd: 'remove' | 'release' | 'handOver' = 'release';
   try {
+    log.info('starting udp-fanout', { version: version(), listeners: followed.config.listeners.length });
+    const lock = await takeLock(() => identityOf(followed), takes ? askToLetGo : undefined);
+    life.onClose('lock', () => lock.close());
+    if (lock.predecessor) {
+      left.predecessor = lock.predecessor;
+      log.info('taking over from the agent that ran here');
+    }
+    const desk = await openDesk(log);
+    life.onClose('takeover', () => desk.close());
     const onEnd: Life['onEnd'] = (datapath) => {
       if (atEnd === 'handOver') left.keep(datapath.handOver());
       else datapath[atEnd]();
     };
-    const onSettled = () => left.close();
-    const agent = await start({ followed, objectPath, log, takes, onSettled, onEnd }, life);
+    const onWaits: Life['onWaits'] = (names) => left.keepOnly(names);
+    const agent = await start({ followed, objectPath, log, onWaits, onEnd }, life);
     if (!agent) return 1;
     const part = life.part('config');
     const onChange = (config: Config) => {
@@ -97,7 +121,7 @@ async function live(session: Session, takes: boolean): Promise<number | Successo
       process.off('SIGHUP', reload);
       followed.close();
     });
-    const end = await Promise.race([stopped, agent.successor]);
+    const end = await Promise.race([stopped, desk.asked]);
     if (typeof end !== 'string') {
       atEnd = 'handOver';
       log.info('handing over to another agent', { pid: end.pid });
@@ -118,16 +142,23 @@ async function follow(
 ): Promise<'end' | 'go on'> {
   const { pid } = successor;
   const stop = stopped.then(() => 'stop' as const);
+  successor.onWaits((names) => left.keepOnly(names));
   successor.released();
   const serving = await Promise.race([stop, successor.serving]);
+  // Who stops this one when another one begins need not wait for that one to serve.
+  if (serving === 'stop') await Promise.race([successor.serving, delay(LAST_MS, undefined, { ref: false })]);
   if (serving === 'stop') return 'end';
   if (!serving) {
     log.warn('the agent that was to take over has ended before it served, this one goes on', { pid });
     return 'go on';
   }
-  left.close();
+  left.predecessor?.succeeded();
   log.info(standsBy ? 'handed over, standing by for the other agent' : 'handed over', { pid });
-  if (!standsBy || (await Promise.race([stop, successor.ended])) === 'stop') return 'end';
+  if (!standsBy) return 'end';
+  const how = await Promise.race([stop, successor.ended]);
+  // Then the third agent's standby is the second one.
+  if (how === 'succeeded') await stop;
+  if (how !== 'ended') return 'end';
   log.warn('the agent that took over has ended, this one goes on', { pid });
   return 'go on';
 }
@@ -149,4 +180,17 @@ function stopSignal(): Promise<string> {
   // The first one ends the agent; what else comes up meanwhile must not keep it from closing all.
   process.on('uncaughtException', reject);
   return promise;
+}
+
+/** What `doctor` is told. */
+function identityOf(followed: FollowedConfig): Identity {
+  const { path, digest } = followed;
+  const { deviation } = followed;
+  return {
+    pid: process.pid,
+    version: version(),
+    config: resolve(path),
+    digest,
+    ...(deviation !== undefined && { deviation }),
+  };
 }

@@ -9,6 +9,7 @@ import type { Log } from '../log.ts';
 import { familiesOf, type Listener } from '../model.ts';
 import type { Blueprint, Datapath, ListenerBlueprint, ListenerCounters, Problem } from './datapath.ts';
 import type { KernelDatapath } from './tc/datapath.ts';
+import type { UserspaceDatapath } from './userspace/datapath.ts';
 
 export interface CompositeDependencies {
   readonly log: Log;
@@ -17,7 +18,7 @@ export interface CompositeDependencies {
   /** Takes off the host what an agent before this one has left there; called where the kernel path is not opened. */
   readonly removeLeft: () => void;
   /** `isSafetyNet` is asked when a listener is first served. */
-  readonly openUserspace: (isSafetyNet: (listener: Listener) => boolean) => Datapath;
+  readonly openUserspace: (isSafetyNet: (listener: Listener) => boolean) => UserspaceDatapath;
 }
 
 export interface RemarkingDatapath extends Datapath {
@@ -25,8 +26,15 @@ export interface RemarkingDatapath extends Datapath {
   remarks(): readonly string[];
   /** The downstreams that an agent before this one has left to a listener; undefined where there are none, or no more. */
   left(listener: Listener, family: Family): ReadonlySet<string> | undefined;
-  /** Lets go of the kernel path, and serves on by sockets and threads until the function returned is called. */
-  handOver(): () => void;
+  /** Lets go of the kernel path, and serves on by sockets and threads, as long as nobody else does. */
+  handOver(): HandedOver;
+}
+
+/** What sockets and threads still serve of a datapath that was handed over. */
+export interface HandedOver {
+  /** Ends all listeners but these. */
+  keepOnly(names: ReadonlySet<string>): void;
+  close(): void;
 }
 
 /** Opens what the listeners' modes ask for, as soon as there is one that does. */
@@ -37,7 +45,7 @@ export function openDatapath(dependencies: CompositeDependencies): RemarkingData
 class CompositeDatapath implements RemarkingDatapath {
   readonly #log: Log;
   readonly #openKernel: () => KernelDatapath;
-  readonly #userspace: Datapath;
+  readonly #userspace: UserspaceDatapath;
   #removeLeft: (() => void) | undefined;
   #kernel: KernelDatapath | undefined;
   /** Why there is no kernel path though a listener asks for it; as long as one does, it is not tried again. */
@@ -104,12 +112,15 @@ class CompositeDatapath implements RemarkingDatapath {
   }
 
   release(): void {
-    this.handOver()();
+    this.handOver().close();
   }
 
-  handOver(): () => void {
+  handOver(): HandedOver {
     this.#kernel?.release();
-    return () => this.#userspace.release();
+    return {
+      keepOnly: (names) => this.#userspace.keepOnly(names),
+      close: () => this.#userspace.release(),
+    };
   }
 
   /**

@@ -86,8 +86,9 @@ describe.skipIf(obstacle)(titled('a neighbour', obstacle), () => {
     await now.agent.waitFor(/health path failed/);
     await pause(500);
     const { lost, dropped } = await settled(now, await sending.stop());
-    expect(dropped).toEqual({ neigh_unresolved: lost });
-    expect(lost).toBeGreaterThan(1000);
+    // Where the agent has no time the ring may be full, too.
+    expect(sum(dropped)).toBe(lost);
+    expect(dropped.neigh_unresolved).toBeGreaterThan(1000);
     expect(lost).toBeLessThan(1.6 * (8000 / 3));
   });
 

@@ -1,11 +1,12 @@
 /** One agent takes over from another that runs, in both datapaths: no datagram is lost, none comes twice, no sender hears an error. */
 import { afterEach, describe, expect, test } from 'vitest';
 import { type Agent, startAgent } from '../../lab/agent.ts';
+import { writeKubeconfig } from '../../lab/api/kubeconfig.ts';
 import { dualStack } from '../../lab/dual-stack.ts';
 import type { Topology } from '../../lab/host.ts';
 import { titled } from '../../lab/kernel.ts';
 import { labObstacle } from '../../lab/lab.ts';
-import { pause } from '../../lab/patience.ts';
+import { pause, until } from '../../lab/patience.ts';
 import { receive, startSending } from '../../lab/traffic.ts';
 import { union } from '../../lab/union.ts';
 import { config, listener } from './configs.ts';
@@ -114,5 +115,34 @@ describe.skipIf(obstacle)(titled('a takeover', obstacle), () => {
     const sending = await startSending(client, { to: '10.0.0.1:9000', rate: 2000, cpu: 0 });
     const sent = await sending.stop();
     expect(union(await at.report({ expect: sent.count }), sent)).toMatchObject({ missing: [], duplicated: [] });
+  });
+
+  test('goes on listener by listener: what is served by now is the next agent’s, also in a row of three', async () => {
+    const [, userspace] = MODES;
+    const { node, pods } = built(dualStack({ vlan: false }));
+    const served = inMode(userspace!, listener({ bind: '10.0.0.1:9000', interface: 'eth0', downstream: pods }));
+    const followed = { name: 'followed', bind: '10.0.0.1:9001', mode: 'userspace' };
+    const what = config(served);
+    const first = start(node, what);
+    await first.waitFor(userspace!.ready);
+    // Nobody is there to say what its endpoints are.
+    const api = writeKubeconfig(node.namespace.directory, { url: 'http://127.0.0.1:1' });
+    const waits = { ...followed, kubernetes: { namespace: 'n', service: 's', port: 9000 } };
+    const second = start(node, { ...what, listeners: [served, waits] }, { ...TAKE, env: { KUBECONFIG: api } });
+    await second.waitFor(userspace!.ready);
+    const holders = () => {
+      const pids = node.namespace.run('ss', ['-H', '-ulnp', 'sport = :9000']).matchAll(/pid=(\d+)/g);
+      return [...new Set([...pids].map(([, pid]) => Number(pid)))];
+    };
+    await until('the second one’s sockets alone', async () => holders().join() === String(second.pid));
+    expect(first.lines.some((line) => HANDED_OVER.test(line))).toBe(false);
+    const third = start(node, what, TAKE);
+    await third.waitFor(userspace!.ready);
+    expect((await first.ended).code).toBe(0);
+    await second.waitFor(/handed over, standing by for the other agent/);
+    expect(holders()).toEqual([third.pid]);
+    // Its death is the standby's business, and the standby's end is nobody's.
+    expect((await second.stop()).code).toBe(0);
+    expect((await third.get('/readyz')).status).toBe(200);
   });
 });

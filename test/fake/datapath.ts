@@ -60,6 +60,13 @@ export class FakeDatapath implements KernelDatapath {
     return this.leftBefore.get(`${name} ${family}`);
   }
 
+  /** Of the listeners, those that are served on after it was handed over. */
+  kept: ReadonlySet<string> | undefined;
+
+  keepOnly(names: ReadonlySet<string>): void {
+    this.kept = names;
+  }
+
   counters(): readonly ListenerCounters[] {
     return [];
   }

@@ -1,4 +1,5 @@
 /** The two sides of a takeover, over a socket of a folder's own. */
+import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -34,11 +35,27 @@ test('is asked for, granted, and done once the other one serves; its end is seen
   expect(successor.pid).toBe(process.pid);
   successor.released();
   const predecessor = (await asking)!;
-  predecessor.serving();
+  const told: string[] = [];
+  successor.onWaits((names) => told.push([...names].join()));
+  predecessor.waits(['a', 'b']);
+  predecessor.waits([]);
   expect(await successor.serving).toBe(true);
+  expect(told).toEqual(['a,b', '']);
   predecessor.close();
-  await successor.ended;
+  expect(await successor.ended).toBe('ended');
   expect(log.lines).toEqual([]);
+});
+
+test('is over for the first of three agents once the third one has taken over from the second', async () => {
+  const desk = await opened();
+  const asking = askToLetGo(path);
+  const successor = await desk.asked;
+  successor.released();
+  const predecessor = (await asking)!;
+  predecessor.waits([]);
+  predecessor.succeeded();
+  expect([await successor.serving, await successor.ended]).toEqual([true, 'succeeded']);
+  predecessor.close();
 });
 
 test('by an agent that ends before it serves is none', async () => {
@@ -82,11 +99,14 @@ test('cannot be asked for where the place is taken, and the agent goes on', asyn
   ]);
 });
 
-test('is not granted by what else is said', async () => {
+test('is granted to who asks for it, and to nobody who only connects or says something else', async () => {
   const desk = await opened();
   const socket = connect({ path });
   socket.write('something\n');
+  await once(socket.resume(), 'close');
+  const asking = askToLetGo(path);
   const successor = await desk.asked;
-  socket.destroy();
+  successor.released();
+  (await asking)!.close();
   expect(await successor.serving).toBe(false);
 });

@@ -31,15 +31,20 @@ export interface UserspaceDependencies {
   readonly senders?: Senders;
 }
 
+export interface UserspaceDatapath extends Datapath {
+  /** Ends all listeners but these, which are served on as they are. */
+  keepOnly(names: ReadonlySet<string>): void;
+}
+
 /** Opens nothing yet: sockets and threads come with a listener's first tables, and go with the listener. */
-export function openUserspaceDatapath(dependencies: UserspaceDependencies): Datapath {
-  return new UserspaceDatapath(dependencies);
+export function openUserspaceDatapath(dependencies: UserspaceDependencies): UserspaceDatapath {
+  return new SocketDatapath(dependencies);
 }
 
 /** What mends it that a receiver on the host network has a wildcard listener's own port. */
 const OTHER_PORT = 'give receivers on the host network another port';
 
-class UserspaceDatapath implements Datapath {
+class SocketDatapath implements UserspaceDatapath {
   readonly mode = 'userspace';
   readonly #log: Log;
   readonly #isSafetyNet: (listener: Listener) => boolean;
@@ -77,6 +82,10 @@ class UserspaceDatapath implements Datapath {
 
   /** Threads and sockets end with the process. */
   beat(): void {}
+
+  keepOnly(names: ReadonlySet<string>): void {
+    this.#forget([...this.#listeners.values()].filter(({ listener }) => !names.has(listener.name)));
+  }
 
   remove(): void {
     this.#forget([...this.#listeners.values()]);
