@@ -6,7 +6,7 @@
  */
 import type { Family } from '../address.ts';
 import type { Log } from '../log.ts';
-import { familiesOf, type Listener } from '../model.ts';
+import type { Listener } from '../model.ts';
 import type { Blueprint, Datapath, ListenerBlueprint, ListenerCounters, Problem } from './datapath.ts';
 import type { KernelDatapath } from './tc/datapath.ts';
 import type { UserspaceDatapath } from './userspace/datapath.ts';
@@ -132,13 +132,10 @@ class CompositeDatapath implements RemarkingDatapath {
     return users.flatMap((now) => {
       const before = this.#kernels.find(({ listener }) => listener.name === now.listener.name);
       if (before) return [now.tables.length > 0 ? { ...before, tables: now.tables } : before];
-      return this.#isLeft(now.listener) ? [now] : [];
+      // Of mode userspace it has no interfaces; an agent before this one had it on these.
+      const interfaces = this.#kernel?.leftLinks(now.listener) ?? [];
+      return interfaces.length > 0 ? [{ ...now, interfaces }] : [];
     });
-  }
-
-  /** An agent before this one had it on the kernel path, and nothing has been made of it since. */
-  #isLeft(listener: Listener): boolean {
-    return familiesOf(listener).some((family) => this.#kernel?.left(listener, family) !== undefined);
   }
 
   #applyKernels(blueprint: Blueprint, listeners: readonly ListenerBlueprint[]): readonly Problem[] | undefined {

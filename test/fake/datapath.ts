@@ -1,6 +1,6 @@
 /** A datapath that keeps what it was told, and fails where it is told to. */
 import { type Family, formatAddress } from '../../agent/address.ts';
-import type { Blueprint, DatapathMode, ListenerCounters, Problem } from '../../agent/datapath/datapath.ts';
+import type { Blueprint, DatapathMode, Interface, ListenerCounters, Problem } from '../../agent/datapath/datapath.ts';
 import type { KernelDatapath } from '../../agent/datapath/tc/datapath.ts';
 import type { Listener, SlotTable } from '../../agent/model.ts';
 
@@ -10,6 +10,8 @@ export class FakeDatapath implements KernelDatapath {
   beats = 0;
   /** What an agent before this one has left, by listener and family. */
   readonly leftBefore = new Map<string, ReadonlySet<string>>();
+  /** Where that agent had it, by listener, until there is a table of ours. */
+  readonly linksBefore = new Map<string, readonly Interface[]>();
   /** How it ended. */
   end: 'removed' | 'released' | undefined;
   problems: readonly Problem[] = [];
@@ -39,6 +41,7 @@ export class FakeDatapath implements KernelDatapath {
     );
     for (const { listener, tables } of listeners) {
       if (tables.length === 0) continue;
+      this.linksBefore.delete(listener.name);
       const slots = tables.flatMap((table) => table.slots.map(({ address }) => formatAddress(address)));
       this.downstreams.set(listener.name, slots);
       this.tables.set(listener.name, tables);
@@ -65,6 +68,10 @@ export class FakeDatapath implements KernelDatapath {
 
   keepOnly(names: ReadonlySet<string>): void {
     this.kept = names;
+  }
+
+  leftLinks({ name }: Listener): readonly Interface[] {
+    return this.linksBefore.get(name) ?? [];
   }
 
   counters(): readonly ListenerCounters[] {

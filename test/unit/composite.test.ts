@@ -3,9 +3,10 @@ import { describe, expect, test } from 'vitest';
 import { openDatapath } from '../../agent/datapath/composite.ts';
 import type { Problem } from '../../agent/datapath/datapath.ts';
 import type { Listener } from '../../agent/model.ts';
+import { placeListener } from '../../agent/placement.ts';
 import { buildTable } from '../../agent/table.ts';
 import { FakeDatapath } from '../fake/datapath.ts';
-import { aListener, aLog, anEndpoint } from '../fake/words.ts';
+import { aLink, aListener, aLog, anEndpoint } from '../fake/words.ts';
 
 const ATTACHMENT: Problem = { subject: 'attachment(eth0)', message: 'failed to attach TC program: EPERM' };
 
@@ -30,13 +31,12 @@ function rig(listeners: readonly Listener[], kernel: FakeDatapath | Error = new 
     },
   });
   const tablesOfOne = [buildTable(4, [anEndpoint('10.0.1.10')])];
-  /** With the interfaces that exist; of the others a blueprint has the reason. */
-  const applyTo = (wanted: readonly Listener[], interfaces = [{ index: 2, name: 'eth0' }], tables = tablesOfOne) => {
-    const absentOf = (listener: Listener) =>
-      listener.interfaces
-        .filter((name) => !interfaces.some((link) => link.name === name))
-        .map((name) => ({ subject: `attachment(${name})`, message: `interface not found: ${name}` }));
-    const listeners = wanted.map((one) => ({ listener: one, interfaces, absent: absentOf(one), tables }));
+  /** On a machine with these links. */
+  const applyTo = (wanted: readonly Listener[], links = [aLink()], tables = tablesOfOne) => {
+    const listeners = wanted.map((listener) => {
+      const { interfaces, problems } = placeListener(listener, links);
+      return { listener, interfaces, absent: problems, tables };
+    });
     return datapath.apply({ addresses: [], listeners });
   };
   const apply = (tables = tablesOfOne) => applyTo(listeners, undefined, tables);
@@ -160,11 +160,13 @@ describe('the choice of a datapath', () => {
     const { applyTo, datapath, isSafetyNet, log } = rig([]);
     const missing = aListener({ id: 2, mode: 'auto', interfaces: ['eth8', 'eth9'] });
     expect(applyTo([missing], [])).toEqual([]);
-    expect(log.lines).toEqual(['WARN listener "listener-2" falls back to userspace: interface not found: eth8']);
+    expect(log.lines).toEqual([
+      'WARN listener "listener-2" falls back to userspace: interface not found: eth8 (there are: )',
+    ]);
     expect([isSafetyNet(missing), datapath.remarks().length]).toEqual([false, 1]);
     // One of them is enough.
     const other = rig([]);
-    other.applyTo([missing], [{ index: 2, name: 'eth8' }]);
+    other.applyTo([missing], [aLink({ name: 'eth8' })]);
     expect([other.isSafetyNet(missing), other.log.lines]).toEqual([true, []]);
   });
 
@@ -239,15 +241,26 @@ describe('the choice of a datapath', () => {
   test('has a dead agent’s kernel path serve on, too, where the config has gone over to userspace meanwhile', () => {
     const { applyTo, kernel, userspace } = rig([]);
     const fake = kernel as FakeDatapath;
-    fake.leftBefore.set('listener-1 4', new Set(['10.0.1.9:9000']));
+    fake.linksBefore.set('listener-1', [{ index: 3, name: 'eth1' }]);
     const apply = userspace.apply.bind(userspace);
-    let before: string[] = [];
+    let before: [string, readonly string[]][] = [];
     userspace.apply = (blueprint) => {
-      before = [...fake.interfaces.keys()];
+      before = [...fake.interfaces];
       return apply(blueprint);
     };
+    const both = [
+      ['listener-1', ['eth1#3']],
+      ['listener-2', ['eth0#2']],
+    ];
+    // Its downstreams are not known yet, then its port is not to be had, then it is served.
+    applyTo([user!, auto!], undefined, []);
+    expect([before, [...fake.interfaces]]).toEqual([both, both]);
+    userspace.problems = [{ subject: 'listener(listener-1)', message: 'EADDRINUSE' }];
     applyTo([user!, auto!]);
-    expect([before, [...fake.interfaces.keys()]]).toEqual([['listener-1', 'listener-2'], ['listener-2']]);
+    expect([before, [...fake.interfaces]]).toEqual([both, both]);
+    userspace.problems = [];
+    applyTo([user!, auto!]);
+    expect([before, [...fake.interfaces]]).toEqual([both, both.slice(1)]);
   });
 
   test('ends both, the kernel path too if there is one', () => {

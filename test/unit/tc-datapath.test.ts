@@ -465,8 +465,9 @@ describe('an agent before this one', () => {
     expect(next.bpf.filters(2)).toHaveLength(1);
     expect(next.counters('listener-0')).toEqual(before);
     expect([...next.datapath.left(first, 4)!]).toEqual(['10.0.1.11:9000']);
+    expect([next.datapath.leftLinks(first), next.datapath.leftLinks(second)]).toEqual([[ETH0], []]);
     next.apply(plan(first, '10.0.1.10', '10.0.1.11'), plan(second, '10.0.1.12'));
-    expect(next.datapath.left(first, 4)).toBeUndefined();
+    expect([next.datapath.left(first, 4), next.datapath.leftLinks(first)]).toEqual([undefined, []]);
     const { downstreams, gone } = next.counters('listener-0')!;
     expect([...downstreams, ...gone]).toEqual([
       ['10.0.1.10:9000', 0],

@@ -186,6 +186,14 @@ export function encodeBind(listener: number, family: Family, flags = 0): Uint8Ar
   return bytes;
 }
 
+/** The row that an entry of BINDS leads to, and the index of the interface that it is on. */
+export function decodeBind(key: Uint8Array, value: Uint8Array): { readonly row: number; readonly ifindex: number } {
+  return {
+    row: view(value).getUint32(LAYOUT.bind.listener, true),
+    ifindex: view(key).getUint32(LAYOUT.bind_key.ifindex, true),
+  };
+}
+
 /** The key of a downstream on this host and another host on the link of that interface. */
 export function encodePeerKey({ family, ip, port }: SocketAddress, ifindex: number, mac: string): Uint8Array {
   const at = LAYOUT.peer_key;

@@ -99,6 +99,8 @@ export interface KernelDatapath extends Datapath {
    * there are none, and as soon as the listener has a table of ours.
    */
   left(listener: Listener, family: Family): ReadonlySet<string> | undefined;
+  /** The interfaces, of those that still exist, on which that agent had such a listener; as long, and else none. */
+  leftLinks(listener: Listener): readonly Interface[];
 }
 
 class TcDatapath implements KernelDatapath {
@@ -173,6 +175,11 @@ class TcDatapath implements KernelDatapath {
     return this.#listeners.get(name)?.left(family);
   }
 
+  leftLinks({ name }: Listener): readonly Interface[] {
+    const one = this.#listeners.get(name);
+    return one ? this.#deps.links().filter(({ index }) => one.isLeftOn(index)) : [];
+  }
+
   /** Renews the lease, and has the maps know all that is known here. */
   beat(): void {
     this.#lease.renew();
@@ -201,7 +208,8 @@ class TcDatapath implements KernelDatapath {
   /** Goes on with what is in the maps; a listener whose note cannot be read begins anew when its blueprint comes. Throws. */
   #adopt(): void {
     for (const map of [this.#addresses, this.#binds, this.#peers, this.#ports]) map.adopt();
-    const left = readInheritance(this.object, this.#bpf);
+    const { listeners, tables } = this.object;
+    const left = readInheritance({ listeners, tables, binds: this.#binds }, this.#bpf);
     try {
       for (const one of left) this.#listeners.set(one.name, KernelListener.adopt(this.object, one, this.#bpf));
     } catch (error) {

@@ -1,9 +1,10 @@
 /** What the maps of a dead agent say of its listeners: rows by name, tables, and what its safety net had counted. */
 import { BOTH_FAMILIES, type Family } from '../../address.ts';
 import { check, SystemError } from '../../ffi/errno.ts';
-import { CONSTANTS, encodeU32, tableIndex } from './abi.ts';
+import { CONSTANTS, decodeBind, encodeU32, tableIndex } from './abi.ts';
 import type { Bpf } from './bpf.ts';
 import type { HandedCounts } from './handed/tally.ts';
+import type { MapMirror } from './mirror.ts';
 import type { BpfObject } from './object.ts';
 
 /** A listener that an agent has left; the descriptors of its tables are the reader's to close. */
@@ -14,7 +15,11 @@ export interface Left {
   /** Datagrams that went to downstreams which are in none of the tables. */
   readonly gone: number;
   readonly tables: readonly { readonly family: Family; readonly fd: number }[];
+  /** Indices of the interfaces that it is bound on. */
+  readonly links: ReadonlySet<number>;
 }
+
+type Maps = Pick<BpfObject, 'listeners' | 'tables'> & { readonly binds: Pick<MapMirror, 'pairs'> };
 
 /** A value of LISTENERS: the text, and zeroes behind it. */
 export function encodeNote(note: string): Uint8Array {
@@ -24,14 +29,17 @@ export function encodeNote(note: string): Uint8Array {
 }
 
 /** The listeners that LISTENERS names. Rows whose note cannot be read are left out. Throws SystemError. */
-export function readInheritance({ listeners, tables }: Pick<BpfObject, 'listeners' | 'tables'>, bpf: Bpf): Left[] {
+export function readInheritance({ listeners, tables, binds }: Maps, bpf: Bpf): Left[] {
   const left: Left[] = [];
+  const bound = [...binds.pairs()].map((entry) => decodeBind(...entry));
   try {
     for (const [key, value] of listeners.pairs()) {
       const row = new DataView(key.buffer).getUint32(0, true);
       const note = decodeNote(value);
-      if (note)
-        left.push({ row, ...note, tables: BOTH_FAMILIES.flatMap((family) => openTable(tables.fd, row, family, bpf)) });
+      if (!note) continue;
+      const links = new Set(bound.flatMap((bind) => (bind.row === row ? [bind.ifindex] : [])));
+      const opened = BOTH_FAMILIES.flatMap((family) => openTable(tables.fd, row, family, bpf));
+      left.push({ row, ...note, tables: opened, links });
     }
     return left;
   } catch (error) {

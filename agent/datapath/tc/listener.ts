@@ -27,6 +27,8 @@ export class KernelListener implements HandedListener {
   readonly #tables = new Map<Family, KernelTable>();
   /** The families whose tables an agent before this one has made. */
   readonly #left = new Set<Family>();
+  /** Indices of the interfaces that that agent had bound it on. */
+  #links: ReadonlySet<number> = new Set();
   readonly #retired = new RetiredCounts();
   readonly #handed: HandedTally;
   readonly #name: string;
@@ -52,8 +54,9 @@ export class KernelListener implements HandedListener {
   }
 
   /** Goes on with the row, the tables and the counters that an agent before this one has left. Throws SystemError. */
-  static adopt(maps: Maps, { row, name, handed, gone, tables }: Left, bpf: Bpf): KernelListener {
+  static adopt(maps: Maps, { row, name, handed, gone, tables, links }: Left, bpf: Bpf): KernelListener {
     const one = new KernelListener(maps, row, name, bpf, new HandedTally(handed));
+    one.#links = links;
     for (const { family, fd } of tables) {
       one.#tables.set(family, KernelTable.adopt(bpf, fd, family));
       one.#left.add(family);
@@ -77,6 +80,11 @@ export class KernelListener implements HandedListener {
   left(family: Family): ReadonlySet<string> | undefined {
     const table = this.#tables.get(family);
     return table && this.#left.has(family) ? table.downstreams : undefined;
+  }
+
+  /** True if an agent before this one had it on that interface, and it still has a table of that agent's. */
+  isLeftOn(ifindex: number): boolean {
+    return this.#left.size > 0 && this.#links.has(ifindex);
   }
 
   /**

@@ -25,6 +25,10 @@ export class MapMirror {
     return this.#have.has(text(key));
   }
 
+  *pairs(): Generator<readonly [key: Uint8Array, value: Uint8Array]> {
+    for (const [id, value] of this.#have) yield [new Uint8Array(Buffer.from(id, 'latin1')), value];
+  }
+
   /** The steps to exactly these entries; the last of a key wins. */
   diff(wanted: Iterable<readonly [key: Uint8Array, value: Uint8Array]>): Steps {
     const want = new Map<string, readonly [Uint8Array, Uint8Array]>();
