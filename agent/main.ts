@@ -100,7 +100,7 @@ export async function start(
     ...life.part('health'),
   });
   life.onClose('health', () => health.close());
-  life.onClose('outs', () => outs.write(health));
+  life.onClose('outs', () => outs.close(health));
   life.part('outs').ticker(OUTS_MS, () => outs.write(health));
   const { timer, guard } = life.part('reconciler');
   const nodes = openNodes(source, reachability);

@@ -32,10 +32,14 @@ export class FollowedHealth implements OpenedHealth {
     if (isDeepStrictEqual(config, this.#config)) return;
     this.#config = config;
     const before = this.#health;
-    const down = new Set(before.endpoints().flatMap((one) => (one.healthy ? [] : [keyOf(one)])));
+    const endpoints = before.endpoints();
+    const known = new Set(endpoints.map(({ listener }) => listener.name));
+    const down = new Set(endpoints.flatMap((one) => (one.healthy ? [] : [keyOf(one)])));
     const { statistics } = this;
     const wasOut: OpenHealthDependencies['wasOut'] = (listener, address) =>
-      down.has(`${listener.name} ${formatAddress(address)}`);
+      known.has(listener.name)
+        ? down.has(`${listener.name} ${formatAddress(address)}`)
+        : (this.#deps.wasOut?.(listener, address) ?? false);
     const next = await openHealth({ ...this.#deps, config, statistics, wasOut });
     before.close();
     next.keep(before.listeners());

@@ -11,7 +11,7 @@ export interface TargetRegistryDependencies {
   readonly prober: Prober | undefined;
   readonly failOpen: boolean;
   readonly open: (address: SocketAddress, onRound: OnRound, wasOut: boolean) => Monitor;
-  /** Whether an agent before this one did not use it. */
+  /** Whether an agent before this one did not use it; asked of the endpoints that a listener has at first. */
   readonly wasOut: (listener: Listener, address: SocketAddress) => boolean;
   /** Absent: nothing is known of the ways to them. */
   readonly reachability: Pick<Reachability, 'follow' | 'release' | 'lost'> | undefined;
@@ -19,6 +19,8 @@ export interface TargetRegistryDependencies {
   /** No listener has it any more. */
   readonly onGone: (target: Target) => void;
 }
+
+type WasOut = (address: SocketAddress) => boolean;
 
 export class TargetRegistry {
   readonly #deps: TargetRegistryDependencies;
@@ -42,7 +44,9 @@ export class TargetRegistry {
     if (before?.from === from) return before;
     const { failOpen } = this.#deps;
     const taken = list.filter(({ address }) => families.includes(address.family));
-    const acquire = (endpoint: Endpoint) => this.#acquire(listener, endpoint);
+    // What an agent before this one knew is of the endpoints that there are at first; an address may be another's later.
+    const wasOut = (address: SocketAddress) => before === undefined && this.#deps.wasOut(listener, address);
+    const acquire = (endpoint: Endpoint) => this.#acquire(listener, endpoint, wasOut);
     // The new ones first, or what is known of those that stay would be dropped in between.
     const entered = new ListenerHealth({ listener, from, endpoints: taken, acquire, failOpen, before });
     this.#listeners.set(listener.name, entered);
@@ -74,19 +78,19 @@ export class TargetRegistry {
     return [...(this.#byIp.get(ip) ?? [])];
   }
 
-  #acquire(listener: Listener, { address, name = '' }: Endpoint): Target {
+  #acquire(listener: Listener, { address, name = '' }: Endpoint, wasOut: WasOut): Target {
     const asked = this.#deps.prober?.keyOf(address) ?? address.ip;
     // What the prober asks, and for Kubernetes the pod behind it, so that a pod that is given a dead one's address does
     // not inherit its health. The names in a static list are labels, no identities.
     const key = `${asked} ${listener.endpoints.kind === 'kubernetes' ? name : ''}`;
-    return this.#targets.get(key) ?? this.#open(key, address, listener);
+    return this.#targets.get(key) ?? this.#open(key, address, wasOut);
   }
 
-  #open(key: string, address: SocketAddress, listener: Listener): Target {
-    const { prober, reachability, open, wasOut, onRound } = this.#deps;
+  #open(key: string, address: SocketAddress, wasOut: WasOut): Target {
+    const { prober, reachability, open, onRound } = this.#deps;
     reachability?.follow(address);
     const lost = reachability?.lost(address.ip);
-    const monitor = prober && open(address, (...round) => onRound(target, ...round), wasOut(listener, address));
+    const monitor = prober && open(address, (...round) => onRound(target, ...round), wasOut(address));
     const target: Target = { key, address, monitor, lost, users: new Set() };
     this.#targets.set(key, target);
     const neighbours = this.#byIp.get(address.ip) ?? new Set();

@@ -1,5 +1,16 @@
 /** What an agent leaves of downstreams that are out, in real files, and what the next one makes of it. */
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
@@ -15,9 +26,10 @@ function rig() {
   const path = join(folder, 'run/out.json');
   const log = aLog();
   const clock = { now: 1000 };
-  const open = (file = path) => new OutFile({ log, path: file, now: () => clock.now });
+  const open = (file = path) => new OutFile({ log, path: file, now: () => clock.now, timer: () => () => {} });
   /** Where these are out. */
   const health = (...out: (typeof ONE)[]) => ({
+    listeners: () => [LISTENER],
     endpoints: () =>
       [ONE, OTHER].map((endpoint) => ({ listener: LISTENER, endpoint, healthy: !out.includes(endpoint) })),
   });
@@ -60,13 +72,53 @@ test('it is written when there is news, and now and then for as long as somethin
   expect(at()).toBe(1060);
 });
 
-test('a listener whose endpoints are not known yet keeps what was out', () => {
+test('a listener whose endpoints are not known yet keeps what was out, for ten minutes', () => {
   const now = rig();
+  const { open, known, clock } = now;
   left(now);
-  const second = now.open();
-  second.changed();
-  second.write({ endpoints: () => [] });
-  expect(now.known(now.open())).toEqual([true, false]);
+  const second = open();
+  const waiting = { listeners: () => [LISTENER], endpoints: () => [] };
+  const write = () => {
+    second.changed();
+    second.write(waiting);
+  };
+  write();
+  expect([known(second), known(open())]).toEqual([
+    [true, false],
+    [true, false],
+  ]);
+  clock.now += 599;
+  write();
+  expect([known(second), known(open())]).toEqual([
+    [true, false],
+    [true, false],
+  ]);
+  clock.now += 1;
+  write();
+  expect([known(second), known(open())]).toEqual([
+    [false, false],
+    [false, false],
+  ]);
+});
+
+test('what was out is so until the agent has the endpoints itself, and of listeners of the config', () => {
+  const now = rig();
+  const { open, known, health, clock } = now;
+  left(now);
+  const second = open();
+  clock.now += 60;
+  second.write(health(ONE));
+  expect([known(second), known(open())]).toEqual([
+    [false, false],
+    [true, false],
+  ]);
+  const third = open();
+  third.changed();
+  third.write({ listeners: () => [], endpoints: () => [] });
+  expect([known(third), known(open())]).toEqual([
+    [false, false],
+    [false, false],
+  ]);
 });
 
 test('what is old, of another boot or no file of ours tells nothing', () => {
@@ -84,16 +136,66 @@ test('what is old, of another boot or no file of ours tells nothing', () => {
   }
 });
 
-test('where it cannot be written that is said once', () => {
-  const { open, health, log } = rig();
-  const file = open('/proc/udp-fanout/out.json');
-  for (const out of [ONE, OTHER]) {
-    file.changed();
-    file.write(health(out));
+test('a pipe, a link and a file without end are not read', () => {
+  const now = rig();
+  const { open, known, path } = now;
+  left(now);
+  const kept = `${path}.kept`;
+  renameSync(path, kept);
+  const others = [
+    () => execFileSync('mkfifo', [path]),
+    () => symlinkSync(kept, path),
+    () => mkdirSync(path),
+    () => {
+      writeFileSync(path, readFileSync(kept));
+      truncateSync(path, (4 << 20) + 1);
+    },
+  ];
+  for (const make of others) {
+    make();
+    expect(known(open())).toEqual([false, false]);
+    rmSync(path, { recursive: true });
   }
+  renameSync(kept, path);
+  expect(known(open())).toEqual([true, false]);
+});
+
+test('a link in the place of the draft leads nobody astray', () => {
+  const now = rig();
+  const { folder, path, open, known } = now;
+  mkdirSync(join(folder, 'run'));
+  const other = join(folder, 'other');
+  writeFileSync(other, 'theirs');
+  symlinkSync(other, `${path}.new`);
+  left(now);
+  expect([readFileSync(other, 'utf8'), known(open())]).toEqual(['theirs', [true, false]]);
+});
+
+test('where it cannot be written that is said once, and tried again every minute', () => {
+  const { folder, open, health, log, clock, known } = rig();
+  const path = join(folder, 'missing/run/out.json');
+  const file = open(path);
+  const write = (seconds: number, ...out: (typeof ONE)[]) => {
+    clock.now += seconds;
+    file.changed();
+    file.write(health(...out));
+  };
+  write(0, ONE);
+  write(60, OTHER);
   expect(log.lines).toEqual([
     expect.stringMatching(
       /^INFO downstreams that are out will not be known after a restart in mode userspace error=".*ENOENT/,
     ),
   ]);
+  mkdirSync(join(folder, 'missing'));
+  write(59, OTHER);
+  expect(existsSync(path)).toBe(false);
+  clock.now += 1;
+  // Though nothing has changed since.
+  file.write(health(OTHER));
+  expect([known(open(path)), log.lines.slice(1)]).toEqual([
+    [false, true],
+    ['INFO downstreams that are out will be known after a restart again'],
+  ]);
+  file.close(health(OTHER));
 });

@@ -27,7 +27,7 @@ const flip = (bytes: Buffer, at: number) => bytes.writeUInt8(bytes[at]! ^ 0x80, 
 /** What the log says at its default level. */
 const said = (lines: readonly string[]) => lines.filter((line) => !line.startsWith('DEBUG'));
 
-function rig({ config = {}, ips = ['10.0.1.10', '10.0.1.11', '10.0.1.12'] }: Partial<Options> = {}) {
+function rig({ config = {}, ips = ['10.0.1.10', '10.0.1.11', '10.0.1.12'], wasOut = [] }: Partial<Options> = {}) {
   const timer = new FakeTimer();
   const network = new FakeEchoNetwork(timer);
   for (const ip of ips) network.host(ip);
@@ -52,6 +52,7 @@ function rig({ config = {}, ips = ['10.0.1.10', '10.0.1.11', '10.0.1.12'] }: Par
       world.hint = (ip) => onHint(anEndpoint(ip).address, 'port_unreachable');
       return openIcmp(network.open)(onHint);
     },
+    wasOut: (_listener, { ip }) => wasOut.includes(ip),
     reachability: {
       follow: () => {},
       release: () => {},
@@ -78,9 +79,21 @@ function rig({ config = {}, ips = ['10.0.1.10', '10.0.1.11', '10.0.1.12'] }: Par
 interface Options {
   readonly config: Partial<HealthConfig>;
   readonly ips: readonly string[];
+  /** Of them, those that an agent before this one did not use. */
+  readonly wasOut: readonly string[];
 }
 
 describe('a downstream', () => {
+  test('that was out before this agent is used once it answers; one that has its address later is another', () => {
+    const { inUse, timer, world } = rig({ wasOut: ['10.0.1.10'] });
+    const all = world.endpoints;
+    expect(inUse()).toEqual(['10.0.1.11', '10.0.1.12']);
+    timer.advance(2 * INTERVAL);
+    expect(inUse()).toHaveLength(3);
+    inUse(undefined, all.slice(1));
+    expect(inUse(undefined, all)).toHaveLength(3);
+  });
+
   test('is in use before anybody has asked it, and is asked within the first interval', () => {
     const { inUse, network, timer } = rig();
     expect(inUse()).toHaveLength(3);
