@@ -94,7 +94,7 @@ describe.skipIf(obstacle)(titled('an edited config', obstacle), () => {
     );
   });
 
-  test('is followed where a ConfigMap is mounted, and at once by SIGHUP', async () => {
+  test('is followed where a ConfigMap is mounted, by itself within a second and at once by SIGHUP', async () => {
     const { client, node, pods } = built();
     const folder = join(node.namespace.directory, 'mounted');
     const version = (name: string, port: number) => {
@@ -108,18 +108,31 @@ describe.skipIf(obstacle)(titled('an edited config', obstacle), () => {
     const agent = startAgent(node, '', { args: ['--config', join(folder, 'config.yaml')] });
     cleanUps.push(() => agent.stop());
     await agent.waitFor(ATTACHED);
-    version('..2', 9001);
-    symlinkSync('..2', join(folder, '..data_tmp'));
-    renameSync(join(folder, '..data_tmp'), join(folder, '..data'));
-    agent.kill('SIGHUP');
-    await agent.waitFor(FOLLOWED);
+    /** As a kubelet does it. */
+    const swapTo = (name: string, port: number) => {
+      version(name, port);
+      symlinkSync(name, join(folder, '..data_tmp'));
+      renameSync(join(folder, '..data_tmp'), join(folder, '..data'));
+    };
     const at = await receive(pods);
     cleanUps.push(() => at.close());
-    await until('the new port is served', async () => {
-      loses('it is sent before the agent serves the new port', { atMost: 1 });
-      await send(client, { to: '10.0.0.1:9001', count: 1 });
-      return (await at.peek()).count > 0;
-    });
+    const follows = async (port: number, from: number) => {
+      // A look a second, and another one for what is under way.
+      await agent.waitFor(FOLLOWED, { from, timeout: 2000 });
+      const { count } = await at.peek();
+      await until('the new port is served', async () => {
+        loses('it is sent before the agent serves the new port', { atMost: 1 });
+        await send(client, { to: `10.0.0.1:${port}`, count: 1 });
+        return (await at.peek()).count > count;
+      });
+    };
+    let from = agent.lines.length;
+    swapTo('..2', 9001);
+    await follows(9001, from);
+    from = agent.lines.length;
+    swapTo('..3', 9002);
+    agent.kill('SIGHUP');
+    await follows(9002, from);
     agent.kill('SIGHUP');
     await agent.waitFor(/INFO config is as it was file="/);
     expect((await agent.get('/readyz')).body).toBe('ok\n');
