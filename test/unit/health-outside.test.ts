@@ -1,8 +1,12 @@
 /** Health as the rest of the agent sees it: the reconciler's tables, the metrics. */
 import { Registry } from 'prom-client';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, onTestFinished, test } from 'vitest';
+import type { SocketAddress } from '../../agent/address.ts';
+import { endpointSet } from '../../agent/discovery/endpoint-source.ts';
+import { FollowedHealth } from '../../agent/health/followed-health.ts';
 import { Health } from '../../agent/health/health.ts';
 import { openIcmp } from '../../agent/health/icmp.ts';
+import type { Listener } from '../../agent/model.ts';
 import { registerHealth } from '../../agent/observe/health.ts';
 import { Reconciler } from '../../agent/reconciler.ts';
 import { FakeDatapath } from '../fake/datapath.ts';
@@ -99,5 +103,28 @@ describe('the metrics', () => {
     timer.advance(60_000);
     expect((await registry.metrics()).match(/udp_fanout_downstream_health\{.*\} 1/g)).toHaveLength(2);
     expect(network.requests).toEqual([]);
+  });
+});
+
+describe('another config', () => {
+  test('begins by what the old one knew, and by what an agent before knew of listeners that had no endpoints yet', async () => {
+    const { timer } = rig();
+    const part = { timer: timer.set, ticker: timer.set, guard: <T>(task: T) => task, onError: () => {} };
+    const config = { ...CONFIG, enabled: true, protocol: 'udp_echo' } as const;
+    const wasOut = (_: Listener, { ip }: SocketAddress) => ip.endsWith('0');
+    const health = await FollowedHealth.open({ config, log: aLog(), reachability: undefined, wasOut, ...part });
+    onTestFinished(() => health.close());
+    const [early, late] = ['early', 'late'].map((name) => aListener({ name })) as [Listener, Listener];
+    const inUse = (listener: Listener, ...ips: string[]) =>
+      health
+        .select(listener, endpointSet(ips.map((ip) => anEndpoint(ip))))
+        .downstreams.map(({ address }) => address.ip);
+    expect(inUse(early, '127.0.1.10', '127.0.1.11')).toEqual(['127.0.1.11']);
+    await health.follow({ ...config, intervalSecs: 7 });
+    expect(inUse(early, '127.0.1.10', '127.0.1.11')).toEqual(['127.0.1.11']);
+    expect(inUse(late, '127.0.1.20', '127.0.1.21')).toEqual(['127.0.1.21']);
+    // An address that comes again is another one's.
+    expect(inUse(early, '127.0.1.11')).toEqual(['127.0.1.11']);
+    expect(inUse(early, '127.0.1.10', '127.0.1.11')).toEqual(['127.0.1.10', '127.0.1.11']);
   });
 });
