@@ -101,34 +101,36 @@ describe.skipIf(obstacle)(titled('a program without its agent', obstacle), () =>
     expect(union(await at.report({ expect: 300 }), sent)).toEqual({ received: 300, missing: [], duplicated: [] });
   });
 
-  test.each([1, 2])(
-    'serves on until %s worker threads do, where another listener stays with the program',
-    async (workers) => {
-      const { client, node, pods } = built(singleNode());
-      const goes = listener({ name: 'goes', bind: '0.0.0.0:9001', interface: 'eth0', downstream: pods });
-      const stays = listener({ ...base, downstream: pods });
-      const first = await started(node, config(goes, stays));
-      await first.waitFor(/updated tc_ebpf downstream set listener_id=1/);
-      const at = await receive(pods);
-      cleanUps.push(() => at.close());
-      const sending = await startSending(client, { to: '10.0.0.1:9001', rate: 5000, cpu: 0 });
-      await pause(300);
-      first.kill('SIGKILL');
-      await first.ended;
-      const { interface: _, ...rest } = goes;
-      const second = await started(node, config({ ...rest, mode: 'userspace', settings: { workers } } as never, stays));
-      await second.waitFor(/updated userspace downstream set listener_id=0/);
-      await pause(1000);
-      const sent = await sending.stop();
-      expect(union(await at.report({ expect: sent.count }), sent)).toEqual({
-        received: sent.count,
-        missing: [],
-        duplicated: [],
-      });
-      const byThreads = 'udp_fanout_packets_forwarded_total{listener="goes",mode="userspace"}';
-      expect((await second.metrics()).get(byThreads)).toBeGreaterThan(0);
-    },
-  );
+  test.each([
+    { workers: 1, where: 'another listener stays with the program' },
+    { workers: 2, where: 'another listener stays with the program' },
+    { workers: 2, where: 'none does', isAlone: true },
+  ])('serves on until $workers worker threads do, where $where', async ({ workers, isAlone = false }) => {
+    const { client, node, pods } = built(singleNode());
+    const goes = listener({ name: 'goes', bind: '0.0.0.0:9001', interface: 'eth0', downstream: pods });
+    const others = isAlone ? [] : [listener({ ...base, downstream: pods })];
+    const first = await started(node, config(goes, ...others));
+    const at = await receive(pods);
+    cleanUps.push(() => at.close());
+    const sending = await startSending(client, { to: '10.0.0.1:9001', rate: 5000, cpu: 0 });
+    await pause(300);
+    first.kill('SIGKILL');
+    await first.ended;
+    const { interface: _, ...rest } = goes;
+    const user = { ...rest, mode: 'userspace', settings: { workers } } as never;
+    const second = startAgent(node, config(user, ...others));
+    cleanUps.push(() => second.stop());
+    await second.waitFor(/updated userspace downstream set listener_id=0/);
+    await pause(1000);
+    const sent = await sending.stop();
+    expect(union(await at.report({ expect: sent.count }), sent)).toEqual({
+      received: sent.count,
+      missing: [],
+      duplicated: [],
+    });
+    const byThreads = 'udp_fanout_packets_forwarded_total{listener="goes",mode="userspace"}';
+    expect((await second.metrics()).get(byThreads)).toBeGreaterThan(0);
+  });
 
   test('leaves the datagrams to the stack when its lease runs out, until there is an agent again', async () => {
     const { client, node, pods } = built(singleNode());
