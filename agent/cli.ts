@@ -5,7 +5,8 @@ import { type ParseArgsConfig, parseArgs } from 'node:util';
 import { isWildcard } from './address.ts';
 import { ConfigError, loadConfig } from './config/load.ts';
 import { LOG_FORMATS, LOG_LEVELS } from './config/schema.ts';
-import { detachAll } from './datapath/tc/clsact.ts';
+import { detachAll, interfacesWithOurs } from './datapath/tc/clsact.ts';
+import { askAgent } from './lock.ts';
 import type { LogFormat, LogLevel } from './log.ts';
 import { memoryNeed, memoryRemark } from './memory-need.ts';
 import { openHost } from './netlink/host.ts';
@@ -43,13 +44,37 @@ export async function run(args: readonly string[]): Promise<number> {
 }
 
 async function outcome(args: readonly string[]): Promise<number> {
+  const [command = '', ...rest] = args;
   try {
-    const [command = '', ...rest] = args;
     return await (COMMANDS.get(command)?.(rest) ?? runAgent(agentOptions(args)));
   } catch (error) {
     process.stderr.write(`${(error as Error).message}\n`);
     if (error instanceof UsageError) process.stderr.write(`\n${USAGE}`);
+    if (error instanceof ConfigError && !COMMANDS.has(command)) process.stderr.write(await whatGoesOn());
     return error instanceof UsageError || error instanceof ConfigError ? EXIT.usage : EXIT.failure;
+  }
+}
+
+/** What an agent that is gone has left at work, where this one cannot start; empty where there is nothing, or it cannot be seen. */
+async function whatGoesOn(): Promise<string> {
+  // The program of an agent that runs ends by other means.
+  if ((await askAgent()) !== undefined) return '';
+  const names = attached();
+  if (names.length === 0) return '';
+  const until = 'until its lease runs out, or `udp-fanout detach` removes it';
+  return `the program that is attached to ${names.join(', ')} goes on by the config before, ${until}\n`;
+}
+
+function attached(): readonly string[] {
+  try {
+    const host = openHost();
+    try {
+      return interfacesWithOurs(host);
+    } finally {
+      host.close();
+    }
+  } catch {
+    return [];
   }
 }
 

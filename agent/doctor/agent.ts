@@ -1,17 +1,24 @@
-/** The agent that runs here, if one does, and whether it follows the config that doctor was given. */
+/** The agent that runs here, if one does, what one before it has left at work, and whether it follows the config that doctor was given. */
 import type { Identity } from '../lock.ts';
 import { type Finding, fail, ok, warn } from './finding.ts';
 
 export interface AgentFacts {
   /** `silent`: it does not say what it runs. */
   readonly agent: Identity | 'silent' | undefined;
+  /** Interfaces that a program of ours is attached to. */
+  readonly attached: readonly string[];
   /** The config that doctor was given. */
   readonly config?: { readonly path: string; readonly digest: string };
 }
 
-export function agentFindings({ agent, config }: AgentFacts): Finding[] {
+export function agentFindings({ agent, attached, config }: AgentFacts): Finding[] {
   const what = 'agent';
-  if (agent === undefined) return [ok(what, 'none runs in this network namespace, so one can start')];
+  const none = 'none runs in this network namespace';
+  if (agent === undefined && attached.length > 0) {
+    const means = `${none}, and the program on ${attached.join(', ')} serves on without one, by its last tables, until its lease runs out`;
+    return [warn(what, means, 'start the agent, or remove all at once with `udp-fanout detach`')];
+  }
+  if (agent === undefined) return [ok(what, `${none}, so one can start`)];
   const second = 'a second one would be turned away with exit code 1';
   if (agent === 'silent') {
     const means = 'one runs in this network namespace, and does not say by which config';

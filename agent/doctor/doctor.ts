@@ -4,6 +4,7 @@ import { resolve } from 'node:path';
 import { effectiveCapabilities } from '../capabilities.ts';
 import { digestOf } from '../config/followed.ts';
 import { loadConfig } from '../config/load.ts';
+import { interfacesWithOurs } from '../datapath/tc/clsact.ts';
 import { cgroupLimits } from '../kernel/cgroup.ts';
 import { askAgent } from '../lock.ts';
 import type { Listener } from '../model.ts';
@@ -42,15 +43,23 @@ export async function runDoctor({ config, json, objectPath }: DoctorOptions): Pr
   const podNamespace = process.env.POD_NAMESPACE;
   const loaded = config === undefined ? undefined : loadConfig(config, { podNamespace });
   const given = loaded && { path: resolve(config!), digest: digestOf(loaded) };
-  const agent = { agent: await askAgent(), ...(given && { config: given }) };
-  const findings = await examine(loaded ? requirementsOf(loaded) : NO_CONFIG, agent, objectPath);
+  const agent = await askAgent();
+  const findings = await examine(
+    loaded ? requirementsOf(loaded) : NO_CONFIG,
+    { agent, ...(given && { config: given }) },
+    objectPath,
+  );
   const healthy = isHealthy(findings);
   const lines = json ? [JSON.stringify({ ok: healthy, findings }, null, 2)] : findings.map(textOf);
   process.stdout.write(`${lines.join('\n')}\n`);
   return healthy ? 0 : 1;
 }
 
-async function examine(requirements: Requirements, agent: AgentFacts, objectPath: string): Promise<Finding[]> {
+async function examine(
+  requirements: Requirements,
+  running: Omit<AgentFacts, 'attached'>,
+  objectPath: string,
+): Promise<Finding[]> {
   const { listeners, metrics } = requirements;
   const host = openHost();
   try {
@@ -61,12 +70,12 @@ async function examine(requirements: Requirements, agent: AgentFacts, objectPath
     const routes = receiverRoutes([...staticReceivers(listeners), ...cluster.endpoints], host, links);
     const ports = new Set(listeners.map(({ bind }) => bind.port));
     const { rules, from: rulesFrom } = readRules(ports);
-    const sockets = readSockets(metrics ? new Set([...ports, metrics.port]) : ports, agent.agent !== undefined);
+    const sockets = readSockets(metrics ? new Set([...ports, metrics.port]) : ports, running.agent !== undefined);
     const capabilities = effectiveCapabilities();
     const features = featuresOf(nics);
     return [
       ...machineFindings({ release: release(), bpffs: isBpffsMounted(), ...tryProgram(objectPath) }, requirements),
-      ...agentFindings(agent),
+      ...agentFindings({ ...running, attached: interfacesWithOurs(host) }),
       ...memoryFindings(cgroupLimits().memory, requirements),
       ...capabilityFindings({ effective: capabilities, firstFreePort: firstFreePort() }, requirements),
       ...interfaceFindings({ links, features }, requirements),

@@ -280,6 +280,18 @@ describe.skipIf(obstacle)(titled('doctor', obstacle), () => {
     expect(ask()).toMatchObject({ code: 0, complaints: [] });
   });
 
+  test('a program that serves on without its agent', async () => {
+    const { node, pods } = built();
+    const agent = startAgent(node, toPods(pods));
+    await agent.waitFor(/attached TC eBPF program/);
+    await agent.stop();
+    const left = /^warn agent: none runs in .*the program on .*eth0.* serves on without one.*`udp-fanout detach`$/;
+    for (const under of [[], bounded([])])
+      expect(doctor(node, agent.configFile, { under }).complaints).toContainEqual(expect.stringMatching(left));
+    node.namespace.run(process.execPath, [PROGRAM, 'detach']);
+    expect(doctor(node, agent.configFile).complaints).toEqual([]);
+  });
+
   test('NET_RAW where ICMP asks for it', () => {
     const { node, pods } = built();
     const under = bounded(ALL.filter((one) => one !== 'net_raw'));

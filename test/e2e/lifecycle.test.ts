@@ -54,6 +54,32 @@ describe.skipIf(obstacle)(titled("the agent's life", obstacle), () => {
   });
 
   test.each([
+    ['as root', []],
+    ['without any capability', ['setpriv', '--bounding-set=-all']],
+  ] as const)('a bad config at start, %s, leaves what is attached at work, and says so', async (_, under) => {
+    const { client, node, pods } = built(singleNode());
+    const first = startAgent(node, config(listener({ ...base, downstream: pods })));
+    await first.waitFor(ATTACHED);
+    const bad = config(listener({ ...base, bind: '0.0.0.0:0', downstream: pods }));
+    // One that runs has not left anything.
+    const beside = startAgent(node, bad, { under });
+    expect((await beside.ended).code).toBe(2);
+    expect(beside.lines).toEqual([expect.stringMatching(/config.yaml:\d+:\d+: /)]);
+    await first.stop();
+    const second = startAgent(node, bad, { under });
+    expect((await second.ended).code).toBe(2);
+    expect(second.lines).toEqual([
+      expect.stringMatching(/config.yaml:\d+:\d+: /),
+      'the program that is attached to lo, eth0 goes on by the config before, until its lease runs out, or `udp-fanout detach` removes it',
+    ]);
+    expect(filters(node)).toContain('name udp_fanout');
+    const at = await receive(pods);
+    cleanUps.push(() => at.close());
+    const sent = await send(client, { to: '10.0.0.1:9000', count: 300, rate: 10_000 });
+    expect(union(await at.report({ expect: 300 }), sent)).toEqual({ received: 300, missing: [], duplicated: [] });
+  });
+
+  test.each([
     ['SIGUSR1', /INFO the agent does nothing by this signal signal="SIGUSR1"$/],
     ['SIGUSR2', /INFO the agent does nothing by this signal signal="SIGUSR2"$/],
     ['SIGHUP', /INFO config is as it was file=".*config.yaml"$/],

@@ -141,12 +141,26 @@ describe('the running agent', () => {
   const CONFIG = '/etc/udp-fanout/config.yaml';
   const agent: Identity = { pid: 7, version: '1.2.3', config: CONFIG, digest: 'aa' };
   const found = (change: Partial<Identity> = {}, given?: { path: string; digest: string }) =>
-    agentFindings({ agent: { ...agent, ...change }, ...(given && { config: given }) });
+    agentFindings({ agent: { ...agent, ...change }, attached: ['eth0'], ...(given && { config: given }) });
   const broken = `"${CONFIG}" was edited and is refused, the agent goes on by the config it had: ${CONFIG}:3:11: not a port`;
   check([
-    ['none', () => agentFindings({ agent: undefined }), 'ok', 'agent: none runs', 'one can start'],
+    ['none', () => agentFindings({ agent: undefined, attached: [] }), 'ok', 'agent: none runs', 'one can start'],
+    [
+      'none, and a program that goes on',
+      () => agentFindings({ agent: undefined, attached: ['lo', 'eth0'] }),
+      'warn',
+      'the program on lo, eth0 serves on',
+      'lease',
+      'start the agent, or',
+      '`udp-fanout detach`',
+    ],
     ['one', () => found(), 'ok', 'process 7, version 1.2.3', 'a second one would be turned away'],
-    ['one that says nothing', () => agentFindings({ agent: 'silent' }), 'warn', 'does not say by which config'],
+    [
+      'one that says nothing',
+      () => agentFindings({ agent: 'silent', attached: ['eth0'] }),
+      'warn',
+      'does not say by which config',
+    ],
     ['by this config', () => found({}, { path: CONFIG, digest: 'aa' }), 'ok', `config: the running agent follows`],
     [
       'by what this file was',

@@ -19,6 +19,7 @@ const SIDES = {
   ingress: { program: PROGRAM, point: libbpf.BPF.TC_INGRESS },
   egress: { program: OUT_PROGRAM, point: libbpf.BPF.TC_EGRESS },
 } as const;
+const SIDE_NAMES = ['ingress', 'egress'] as const;
 
 const hook = (ifindex: number, side: Side): libbpf.TcHook => ({ ifindex, attach_point: SIDES[side].point });
 
@@ -49,11 +50,20 @@ export function hasPredecessor(program: Program, ifindex: number, list: ListFilt
   return list(ifindex, 'ingress').some((filter) => isOurs(filter) && filter.bpfId !== program.id);
 }
 
+/** The interfaces of this host that have a program of ours, whoever attached it. Throws SystemError. */
+export function interfacesWithOurs(host: Pick<Host, 'links' | 'filters'>): string[] {
+  const has = (index: number) => SIDE_NAMES.some((side) => host.filters(index, side).some(isOurs));
+  return host
+    .links()
+    .filter(({ index }) => has(index))
+    .map(({ name }) => name);
+}
+
 /** Removes every filter of ours from this host; the names of the interfaces that had one. Throws SystemError. */
 export function detachAll(host: Pick<Host, 'links' | 'filters'>): string[] {
   const list: ListFilters = (ifindex, side) => host.filters(ifindex, side);
   const had = host.links().filter(({ index }) => {
-    const sides = (['ingress', 'egress'] as const).map((side) => detachOurs(index, side, list));
+    const sides = SIDE_NAMES.map((side) => detachOurs(index, side, list));
     return sides.includes(true);
   });
   return had.map(({ name }) => name);
