@@ -171,7 +171,7 @@ function outliveSignals(log: Log): void {
     process.on(signal, () => log.info('the agent does nothing by this signal', { signal }));
 }
 
-/** The signal that asks us to stop; rejected by an error that nobody caught, so that even then all is detached. */
+/** The signal that asks us to stop; rejected by an error that nobody caught, so that even then all is closed in order. */
 function stopSignal(): Promise<string> {
   const { promise, resolve, reject } = Promise.withResolvers<string>();
   // It may come before anybody waits for it.

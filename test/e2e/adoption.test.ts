@@ -3,7 +3,7 @@
  * nothing is lost, which is in hitless.test.ts.
  */
 import { afterEach, describe, expect, test } from 'vitest';
-import { type Agent, startAgent } from '../../lab/agent.ts';
+import { type Agent, type AgentOptions, startAgent } from '../../lab/agent.ts';
 import { loses } from '../../lab/books.ts';
 import type { Topology } from '../../lab/host.ts';
 import { titled } from '../../lab/kernel.ts';
@@ -31,10 +31,12 @@ function built<T extends Topology>(topology: T): T {
 type Node = Parameters<typeof startAgent>[0];
 const filters = (node: Node, nic = 'eth0') =>
   node.namespace.run('tc', ['filter', 'show', 'dev', nic, 'ingress']).match(/name udp_fanout/g)?.length ?? 0;
+/** An error that nobody catches, by SIGUSR2; encoded, since NODE_OPTIONS is split at spaces. */
+const FAULT = `data:text/javascript,${encodeURIComponent('process.on("SIGUSR2", () => { throw new Error("boom"); })')}`;
 const base = { bind: '0.0.0.0:9000', interface: 'eth0' };
 
-async function started(node: Node, what: object): Promise<Agent> {
-  const agent = startAgent(node, what);
+async function started(node: Node, what: object, options: AgentOptions = {}): Promise<Agent> {
+  const agent = startAgent(node, what, options);
   cleanUps.push(async () => {
     agent.kill('SIGKILL');
     await agent.ended;
@@ -175,6 +177,30 @@ describe.skipIf(obstacle)(titled('a program without its agent', obstacle), () =>
     expect([filters(node), node.namespace.run('tc', ['filter', 'show', 'dev', 'lo', 'egress'])]).toEqual([0, '']);
     // The qdisc may be somebody else's by now.
     expect(node.namespace.run('tc', ['qdisc', 'show', 'dev', 'eth0'])).toContain('clsact');
+  });
+
+  test.each(['keep', 'detach'])('stays after an error that nobody caught, on_exit: %s', async (onExit) => {
+    const { client, node, pods } = built(singleNode());
+    const what = { ...config(listener({ ...base, downstream: pods })), lifecycle: { on_exit: onExit } };
+    const first = await started(node, what, { env: { NODE_OPTIONS: `--import ${FAULT}` } });
+    const at = await receive(pods);
+    cleanUps.push(() => at.close());
+    const sending = await startSending(client, { to: '10.0.0.1:9000', rate: 5000, cpu: 0 });
+    await pause(300);
+    first.kill('SIGUSR2');
+    expect((await first.ended).code).toBe(1);
+    expect(first.lines).toContainEqual(expect.stringMatching(/ERROR boom$/));
+    expect(filters(node)).toBe(1);
+    const second = await started(node, what);
+    await pause(300);
+    const sent = await sending.stop();
+    expect(second.lines).toContainEqual(expect.stringMatching(WENT_ON));
+    expect(union(await at.report({ expect: sent.count }), sent)).toEqual({
+      received: sent.count,
+      missing: [],
+      duplicated: [],
+    });
+    expect(await ledger(second, 'test', sent.count)).toMatchObject({ forwarded: sent.count });
   });
 
   test('of another version is replaced, and counters start anew', async () => {
