@@ -83,6 +83,17 @@ describe.skipIf(!present('kubectl'))(`kubectl${without('kubectl')}`, () => {
     },
   );
 
+  test('leaving for good: the agents, then what removes their program, which leaves nothing either', async () => {
+    await apply('-k', 'k8s/');
+    await kubectl('delete', '-k', 'k8s/', '--wait=false');
+    cluster.settle();
+    await apply('-k', 'k8s/detach');
+    expect(cluster.names()).toEqual(['daemonsets/udp-fanout-detach in udp-fanout', ...NAMESPACES].sort());
+    await kubectl('delete', '-k', 'k8s/detach', '--wait=false');
+    cluster.settle();
+    expect(cluster.names()).toEqual(['namespaces/logging']);
+  });
+
   test('delete -k of the example leaves the namespace that it was put into', async () => {
     await apply('-k', 'k8s/examples/vector');
     await kubectl('delete', '-k', 'k8s/examples/vector', '--wait=false');

@@ -112,6 +112,36 @@ describe.skipIf(!present('kubectl'))(`rights${without('kubectl')}`, () => {
     ]);
   });
 
+  test('what removes the program from the nodes has one capability, no login, and comes wherever an agent may have been', () => {
+    const objects = built('detach');
+    expect(objects.map(({ kind }) => kind)).toEqual(['Namespace', 'DaemonSet']);
+    const of = (all: readonly KubernetesObject[]) => only(all, 'DaemonSet').spec!.template;
+    const [there, agents] = [of(objects), of(built('.'))];
+    const { hostNetwork, tolerations, nodeSelector, priorityClassName } = agents.spec!;
+    expect(there.spec).toMatchObject({ hostNetwork, tolerations, nodeSelector, priorityClassName });
+    expect(there.spec).toMatchObject({ automountServiceAccountToken: false });
+    expect(there.spec).not.toHaveProperty('volumes');
+    // No agent is taken for one of these, nor one of these for an agent.
+    const name = 'app.kubernetes.io/name';
+    expect(there.metadata!.labels![name]).not.toBe(agents.metadata!.labels![name]);
+    const [detach, ...more] = there.spec!.initContainers!;
+    expect([more, detach!.args]).toEqual([[], ['detach']]);
+    const done = container(objects);
+    for (const { image, securityContext } of [detach!, done]) {
+      expect(image).toBe(container(built('.')).image);
+      expect(securityContext).toMatchObject({
+        privileged: false,
+        allowPrivilegeEscalation: false,
+        readOnlyRootFilesystem: true,
+      });
+    }
+    expect(detach!.securityContext!.capabilities).toEqual({ drop: ['ALL'], add: ['NET_ADMIN'] });
+    expect(done.securityContext).toMatchObject({ runAsNonRoot: true, capabilities: { drop: ['ALL'] } });
+    expect(done.securityContext!.capabilities).not.toHaveProperty('add');
+    // No shell, no script: the image has to have it.
+    expect(done.command).toEqual(['sleep', 'infinity']);
+  });
+
   test('updates by takeover: the new pod fits beside the old one, and asks it to let go', () => {
     const objects = withComponents(['surge']);
     expect(only(objects, 'DaemonSet').spec!.updateStrategy).toEqual({

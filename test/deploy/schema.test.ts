@@ -20,6 +20,7 @@ const KUSTOMIZATIONS = [
   'overlays/ipv6',
   'overlays/pi',
   'overlays/ingress-nodes',
+  'detach',
   'examples/vector',
   'examples/multi-tenant',
   'monitoring',

@@ -1,4 +1,5 @@
 /** The agent as k8s/daemonset.yaml runs it: its config, its capabilities, a read-only root, a service account. */
+import { join } from 'node:path';
 import { afterEach, describe, expect, test } from 'vitest';
 import { type Agent, startAgent } from '../../lab/agent.ts';
 import { RemoteApi } from '../../lab/api/remote.ts';
@@ -11,7 +12,7 @@ import { singleNode } from '../../lab/single-node.ts';
 import { receive, send } from '../../lab/traffic.ts';
 import { union } from '../../lab/union.ts';
 import { ledger } from './conservation.ts';
-import { asInPod, capabilitiesWithoutSysAdmin, container, login, sampleConfig } from './pod.ts';
+import { asInPod, capabilitiesWithoutSysAdmin, container, detaching, login, sampleConfig } from './pod.ts';
 
 const obstacle = labObstacle();
 const cleanUps: (() => unknown)[] = [];
@@ -19,6 +20,7 @@ afterEach(async () => {
   for (const cleanUp of cleanUps.splice(0).reverse()) await cleanUp();
 });
 
+const PROGRAM = join(import.meta.dirname, '../../dist/udp-fanout.js');
 const PORT = 5514;
 const SERVICE = { service: 'vector-aggregators', ports: [{ name: '', protocol: 'UDP', port: PORT }] };
 
@@ -72,6 +74,22 @@ describe.skipIf(obstacle)(titled('the pod of the manifest', obstacle), () => {
     const { code, ms } = await agent.stop();
     expect(code).toBe(0);
     expect(ms).toBeLessThan(patient(10_000));
+  });
+
+  test('leaves a program that the pods of k8s/detach remove', async () => {
+    const { agent, node } = await pod(3);
+    await agent.waitFor(/ INFO attached TC eBPF program to ingress interface="eth0"$/);
+    await agent.stop();
+    const { args, capabilities } = detaching();
+    const [first = '', ...rest] = [...asInPod({ capabilities }), process.execPath, PROGRAM, ...args];
+    expect(node.namespace.run(first, rest)).toMatch(/^detached from interface "eth0"$/m);
+    const left = [
+      ['eth0', 'ingress'],
+      ['lo', 'egress'],
+    ].map(([nic = '', side = '']) => node.namespace.run('tc', ['filter', 'show', 'dev', nic, side]));
+    expect(left).toEqual(['', '']);
+    // On a node that has none it is done at once.
+    expect(node.namespace.run(first, rest)).toBe('nothing of udp-fanout is attached on this host\n');
   });
 
   test('is ready and attached where there is no receiver yet', async () => {

@@ -20,10 +20,15 @@ export interface PodOptions {
 interface Manifest {
   readonly kind: string;
   readonly data: { readonly 'config.yaml': string };
-  readonly spec: { readonly template: { readonly spec: { readonly containers: readonly Container[] } } };
+  readonly spec: {
+    readonly template: {
+      readonly spec: { readonly containers: readonly Container[]; readonly initContainers?: readonly [Container] };
+    };
+  };
 }
 
 interface Container {
+  readonly args?: readonly string[];
   readonly securityContext: {
     readonly readOnlyRootFilesystem: boolean;
     readonly capabilities: { readonly add: readonly string[]; readonly drop: readonly string[] };
@@ -38,6 +43,13 @@ const [configMap, daemonSet] = parseAllDocuments(read('daemonset.yaml')).map((on
 /** The agent's config and container in the manifest. */
 export const sampleConfig = configMap!.data['config.yaml'];
 export const container = daemonSet!.spec.template.spec.containers[0]!;
+
+/** What k8s/detach runs on every node: its arguments and its capabilities. */
+export function detaching(): { readonly args: readonly string[]; readonly capabilities: readonly string[] } {
+  const [, manifest] = parseAllDocuments(read('detach/detach.yaml')).map((one) => one.toJS() as Manifest);
+  const [{ args, securityContext }] = manifest!.spec.template.spec.initContainers!;
+  return { args: args!, capabilities: securityContext.capabilities.add };
+}
 
 /** The capabilities that are left with components/without-sys-admin. */
 export function capabilitiesWithoutSysAdmin(): readonly string[] {

@@ -8,7 +8,7 @@ import type { Check } from './run.ts';
 
 const LARGEST = 320e6;
 const FOLDERS = ['usr/local/bin', 'usr/local/sbin', 'usr/bin', 'usr/sbin', 'bin', 'sbin'];
-const TOOLS = ['ip', 'tc', 'bpftool', 'tcpdump', 'ping', 'uname', 'node', 'udp-fanout'];
+const TOOLS = ['sleep', 'ip', 'tc', 'bpftool', 'tcpdump', 'ping', 'uname', 'node', 'udp-fanout'];
 const ABSENT = [
   'npm',
   'npx',
