@@ -347,7 +347,7 @@ describe('a pool of workers', () => {
     end();
   });
 
-  test('is gone within two seconds even if a worker hangs, and starts none afterwards', () => {
+  test('is gone within a second even if a worker hangs, and starts none afterwards', () => {
     const { pool, open, threads, log, clock } = rig();
     const groups = Array.from({ length: 20 }, (_, index) => open(`l${index}`));
     threads[1]!.die('too late');
@@ -356,7 +356,10 @@ describe('a pool of workers', () => {
     for (const group of groups) group.stop();
     for (const group of groups) group.close();
     pool.close();
-    expect(performance.now() - start).toBeLessThan(2200);
+    const took = performance.now() - start;
+    // It had all of that time, but for listeners and threads together.
+    expect(took).toBeGreaterThan(990);
+    expect(took).toBeLessThan(1200);
     expect(threads[0]!.terminated).toBe(true);
     expect(log.lines.at(-1)).toBe('WARN worker did not stop in time listener="l19"');
     // Nothing of it is closed before it has ended.

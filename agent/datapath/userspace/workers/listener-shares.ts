@@ -8,16 +8,19 @@ import { pollUntil, type Totals } from './state.ts';
 
 /** A worker that holds on to an old table for longer is named as a problem; a batch takes well below a millisecond. */
 const SETTLE_MS = 500;
-/** Its wait ends after 100 ms, then it waits as long for what is on its way, then comes what is left in the buffer. */
-const STOP_MS = 1500;
+/**
+ * From the word to stop until nothing is waited for any more, threads included. Its wait ends after 100 ms, then it waits as long
+ * for what is on its way, then comes what is left in the buffer.
+ */
+const STOP_MS = 1000;
 
 export interface ListenerSharesOptions {
   readonly log: Log;
   /** The listener's name. */
   readonly name: string;
   readonly places: readonly Place[];
-  /** Called when they have ended, or were given up. */
-  readonly onClose: () => void;
+  /** Called when they have ended, or were given up, with the time by which they had to. */
+  readonly onClose: (stopBy: number) => void;
 }
 
 /** A share, and the thread that serves it. */
@@ -63,12 +66,12 @@ export class ListenerShares implements ForwarderGroup {
 
   close(): void {
     this.stop();
-    const left = Math.max(0, this.#stopBy! - performance.now());
-    const ended = this.#every(left, ({ share, thread }) => share.state.left || !thread.serves);
+    const stopBy = this.#stopBy!;
+    const ended = this.#every(stopBy - performance.now(), ({ share, thread }) => share.state.left || !thread.serves);
     const { log, name, places, onClose } = this.#deps;
     if (!ended) log.warn('worker did not stop in time', { listener: name });
     for (const { share } of places) share.stepBack();
-    onClose();
+    onClose(stopBy);
   }
 
   #every(limit: number, test: (place: Place) => boolean): boolean {

@@ -15,8 +15,6 @@ import { pollUntil } from './state.ts';
 
 /** How often the threads' pulse is taken. */
 const PULSE_MS = 400;
-/** In which a thread ends that serves nothing any more. */
-const STOP_MS = 500;
 
 export interface WorkerPoolOptions {
   readonly log: Log;
@@ -49,6 +47,8 @@ export class WorkerPool {
   /** Told to end, and not yet seen to. */
   readonly #ending = new Set<PoolThread>();
   #cancelPulse: (() => void) | undefined;
+  /** By when the listeners that are closed had to have stopped, and with the last of them the threads. */
+  #stopBy = 0;
   #lastId = 0;
   #deaths = 0;
 
@@ -62,7 +62,10 @@ export class WorkerPool {
   /** Throws where a thread does not start, or no descriptor is to be had; then nothing of the listener's is served. */
   serve({ name, sockets, snapshot, threads, standIn }: Service): ForwarderGroup {
     const places: Place[] = [];
-    const onClose = () => this.#endIdle();
+    const onClose = (stopBy: number) => {
+      this.#stopBy = Math.max(this.#stopBy, stopBy);
+      this.#endIdle();
+    };
     const group = new ListenerShares({ log: this.#log, name, places, onClose });
     try {
       const chosen = this.#choose(sockets.length, threads);
@@ -82,13 +85,13 @@ export class WorkerPool {
     return group;
   }
 
-  /** Ends all threads, whose listeners are closed. */
+  /** Ends all threads, whose listeners are closed, in what is left of the time that those had. */
   close(): void {
     this.#cancelPulse?.();
     this.#cancelPulse = undefined;
     for (const thread of this.#threads.values()) this.#end(thread);
     const ending = [...this.#ending];
-    pollUntil(STOP_MS, () => ending.every((thread) => !thread.serves));
+    pollUntil(this.#stopBy - performance.now(), () => ending.every((thread) => !thread.serves));
     for (const thread of ending) thread.terminate();
     this.#ending.clear();
   }
