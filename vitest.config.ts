@@ -9,10 +9,12 @@ const common = {
   expect: { requireAssertions: true, poll: { timeout: patient(1000) } },
 };
 
-/** End to end, and mostly waiting: for agents that start, and for what they say. */
-const LIGHT = ['doctor', 'discovery-faults', 'lacking-kernel', 'netlink', 'output', 'pod', 'refusal'].map(
-  (name) => `test/e2e/${name}.test.ts`,
-);
+/** End to end, and alone: they send as much as the machine carries, or measure what it takes. All others wait more than they work. */
+const HEAVY = [
+  'e2e/{burst,cgroups,discovery-faults,forwarding,ground,health,hitless,memory,neighbours,reachability,safety-net}',
+  'e2e/{swaps,userspace,worker-pool}',
+  'lab/traffic',
+].map((name) => `test/${name}.test.ts`);
 
 export default defineConfig({
   test: {
@@ -32,7 +34,8 @@ export default defineConfig({
         test: {
           ...common,
           name: 'light',
-          include: LIGHT,
+          include: ['test/{lab,e2e}/**/*.test.ts'],
+          exclude: HEAVY,
           setupFiles: ['test/closing.ts'],
           maxWorkers: 2,
           sequence: { groupOrder: 1, hooks: 'list' },
@@ -41,9 +44,8 @@ export default defineConfig({
       {
         test: {
           ...common,
-          name: 'whole',
-          include: ['test/{lab,e2e}/**/*.test.ts'],
-          exclude: LIGHT,
+          name: 'heavy',
+          include: HEAVY,
           setupFiles: ['test/closing.ts'],
           sequence: { groupOrder: 2, hooks: 'list' },
           // Tests that send datagrams load both cores by themselves; side by side they would starve each other.

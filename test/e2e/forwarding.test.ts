@@ -69,7 +69,6 @@ describe.skipIf(obstacle).each(MODES)(titled("$name: a single node, the guide's 
     ['checksums left to hardware that is not there on the way out', { checksums: 'offloaded', toPods: 'computed' }],
     ['ip_forward 0', { ipForward: 0 }],
     ['one pod', { pods: 1 }],
-    ['seven pods', { pods: 7 }],
   ];
 
   test.each(variants)('%s: each datagram to one pod, in turn, as it was sent', async (_, options) => {
@@ -86,7 +85,7 @@ describe.skipIf(obstacle).each(MODES)(titled("$name: a single node, the guide's 
     expect(await ledger(agent, 'test', 3000)).toMatchObject({ forwarded: 3000, toSafetyNet: {}, dropped: {} });
   });
 
-  test.each([16, 512, 1472])('%i bytes of payload arrive whole', async (size) => {
+  test.each([16, 1472])('%i bytes of payload arrive whole', async (size) => {
     const { client, node, pods } = built(singleNode());
     await started(mode, node, listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods }));
     const source = '10.0.0.9:40000';

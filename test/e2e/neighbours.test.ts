@@ -127,18 +127,13 @@ describe.skipIf(obstacle)(titled('a neighbour', obstacle), () => {
     expect(lost - sum(dropped)).toBeLessThan(Math.min(lost / 3, atMost));
   });
 
-  test.each(
-    FAMILIES.flatMap((family) =>
-      [
-        ['the other end of its link goes down', (_: DualStack, pod: Pod) => pod.namespace.ip(['link set eth0 down'])],
-        [
-          'its link goes down',
-          ({ node }: DualStack, pod: Pod) => node.namespace.ip([`link set ${pod.hostInterface} down`]),
-        ],
-        ['its link goes', ({ node }: DualStack, pod: Pod) => node.namespace.ip([`link del ${pod.hostInterface}`])],
-      ].map(([name, end]) => [family, name, end] as const),
-    ) as readonly (readonly [Family, string, (built: DualStack, pod: Pod) => void])[],
-  )('IPv%i: %s: what is lost is dropped by name, or by the device', async (family, _, end) => {
+  // One family each: a link has none.
+  const ENDS: readonly (readonly [Family, string, (built: DualStack, pod: Pod) => void])[] = [
+    [4, 'the other end of its link goes down', (_, pod) => pod.namespace.ip(['link set eth0 down'])],
+    [6, 'its link goes down', ({ node }, pod) => node.namespace.ip([`link set ${pod.hostInterface} down`])],
+    [4, 'its link goes', ({ node }, pod) => node.namespace.ip([`link del ${pod.hostInterface}`])],
+  ];
+  test.each(ENDS)('IPv%i: %s: what is lost is dropped by name, or by the device', async (family, _, end) => {
     loses('what the pod’s own stack has in hand as its link ends goes with it', { atMost: IN_HAND });
     const now = await stage(family);
     const pod = now.targets[1]!;

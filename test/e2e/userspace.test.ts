@@ -364,46 +364,44 @@ describe.skipIf(obstacle)(title('userspace: the start'), () => {
 });
 
 describe.skipIf(obstacle)(title('userspace: a worker that hangs'), () => {
-  test.each([1, 2])(
-    'one of %i: the agent serves its socket within two seconds, and then another worker',
-    async (workers) => {
-      const { client, node, pods } = built(singleNode());
-      const agent = await started(
-        node,
-        pods.map(({ address }) => address),
-        { settings: { workers } },
-      );
-      const at = await receivers(pods);
-      const from = Array.from({ length: 20 }, (_, i) => `10.0.0.9:${40000 + i}`);
-      const sending = await startSending(client, { to: '10.0.0.1:9000', from, rate: 4000 });
-      const [thread = ''] = readdirSync(`/proc/${agent.pid}/task`).filter((id) =>
-        readFileSync(`/proc/${agent.pid}/task/${id}/comm`, 'utf8').startsWith('udp-fanout-0'),
-      );
-      const release = holdThread(Number(thread));
-      // An agent does not end while one of its threads is held.
-      cleanUps.push(release);
-      const held = performance.now();
-      await agent.waitFor(/ERROR userspace worker hangs/);
-      expect(performance.now() - held).toBeLessThan(patient(2000));
-      await pause(500);
-      // All that waited in its socket has arrived, but for what it has in hand.
-      const soFar = (await at.peek()).count;
-      expect(soFar).toBeGreaterThan(4000);
-      cleanUps.pop();
-      release();
-      await agent.waitFor(/ERROR userspace worker died .*restart_ms=100/);
-      await pause(1000);
-      const sent = await sending.stop();
-      const report = await at.report({ expect: sent.count, quiet: 300 });
-      expect(union(report, sent).duplicated).toEqual([]);
-      // That it forwards as soon as it can, or it is in the books: at most a batch.
-      const { forwarded, dropped } = await ledger(agent, 'test', sent.count);
-      const { worker_died: inHand = 0, ...others } = dropped;
-      expect([forwarded, others]).toEqual([report.count, {}]);
-      expect(inHand).toBeLessThanOrEqual(64);
-      expect((await agent.metrics()).get('udp_fanout_worker_deaths_total{listener="test"}')).toBe(1);
-    },
-  );
+  test('one of two: the agent serves its socket within two seconds, and then another worker', async () => {
+    const workers = 2;
+    const { client, node, pods } = built(singleNode());
+    const agent = await started(
+      node,
+      pods.map(({ address }) => address),
+      { settings: { workers } },
+    );
+    const at = await receivers(pods);
+    const from = Array.from({ length: 20 }, (_, i) => `10.0.0.9:${40000 + i}`);
+    const sending = await startSending(client, { to: '10.0.0.1:9000', from, rate: 4000 });
+    const [thread = ''] = readdirSync(`/proc/${agent.pid}/task`).filter((id) =>
+      readFileSync(`/proc/${agent.pid}/task/${id}/comm`, 'utf8').startsWith('udp-fanout-0'),
+    );
+    const release = holdThread(Number(thread));
+    // An agent does not end while one of its threads is held.
+    cleanUps.push(release);
+    const held = performance.now();
+    await agent.waitFor(/ERROR userspace worker hangs/);
+    expect(performance.now() - held).toBeLessThan(patient(2000));
+    await pause(500);
+    // All that waited in its socket has arrived, but for what it has in hand.
+    const soFar = (await at.peek()).count;
+    expect(soFar).toBeGreaterThan(4000);
+    cleanUps.pop();
+    release();
+    await agent.waitFor(/ERROR userspace worker died .*restart_ms=100/);
+    await pause(1000);
+    const sent = await sending.stop();
+    const report = await at.report({ expect: sent.count, quiet: 300 });
+    expect(union(report, sent).duplicated).toEqual([]);
+    // That it forwards as soon as it can, or it is in the books: at most a batch.
+    const { forwarded, dropped } = await ledger(agent, 'test', sent.count);
+    const { worker_died: inHand = 0, ...others } = dropped;
+    expect([forwarded, others]).toEqual([report.count, {}]);
+    expect(inHand).toBeLessThanOrEqual(64);
+    expect((await agent.metrics()).get('udp_fanout_worker_deaths_total{listener="test"}')).toBe(1);
+  });
 });
 
 describe.skipIf(obstacle)(title('userspace: tables'), () => {
