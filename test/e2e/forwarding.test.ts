@@ -70,8 +70,10 @@ describe.skipIf(obstacle).each(MODES)(titled("$name: a single node, the guide's 
     ['ip_forward 0', { ipForward: 0 }],
     ['one pod', { pods: 1 }],
   ];
+  // A socket sees neither wires nor checksums.
+  const own = mode.name === 'tc_ebpf' ? variants : variants.slice(0, 1);
 
-  test.each(variants)('%s: each datagram to one pod, in turn, as it was sent', async (_, options) => {
+  test.each(own)('%s: each datagram to one pod, in turn, as it was sent', async (_, options) => {
     const { client, node, pods } = built(singleNode(options));
     const agent = await started(mode, node, listener({ bind: '0.0.0.0:9000', interface: 'eth0', downstream: pods }));
     const source = '10.0.0.9:40000';

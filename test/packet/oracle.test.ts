@@ -18,7 +18,7 @@ import { IPV4, toListener } from './rows.ts';
 const root = process.getuid?.() === 0;
 /** `PACKET_SEED=7 PACKET_RUNS=100000` looks elsewhere and longer. A failure prints seed, path and packets. */
 const SEED = Number(process.env.PACKET_SEED ?? 1);
-const RUNS = Number(process.env.PACKET_RUNS ?? 1200);
+const RUNS = Number(process.env.PACKET_RUNS ?? 900);
 const PACKETS_A_RUN = 40;
 /** What no packet alone can bring about. */
 const OUT_OF_REACH = [
