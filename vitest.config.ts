@@ -12,10 +12,13 @@ const common = {
   env: { NODE_COMPILE_CACHE: join(import.meta.dirname, 'node_modules/.cache/lab') },
 };
 
-/** End to end, and alone: they send as much as the machine carries, or measure what it takes. All others wait more than they work. */
+/**
+ * End to end, and alone: they send as much as the machine carries, measure what it takes, or want all memory that root may lock
+ * (lacking-kernel, before Linux 5.11). All others wait more than they work.
+ */
 const HEAVY = [
   'e2e/{burst,cgroups,discovery-faults,forwarding,ground,health,hitless,memory,neighbours,reachability,safety-net}',
-  'e2e/{swaps,userspace,worker-pool}',
+  'e2e/{lacking-kernel,swaps,userspace,worker-pool}',
   'lab/traffic',
 ].map((name) => `test/${name}.test.ts`);
 
