@@ -62,6 +62,18 @@ async function settled({ agent, at }: Stage, sent: Sent): Promise<Ledger & { rea
   return { ...books, lost: sent.count - received };
 }
 
+/** What is lost when a pod falls silent under traffic, until well after it is out. */
+async function fallenSilent(now: Stage, family: Family): ReturnType<typeof settled> {
+  const sending = await startSending(now.client, { to: TO[family], rate: 8000, cpu: 0 });
+  await until('traffic', async () => (await now.at.peek()).count >= 800);
+  const pod = now.targets[1]!;
+  silence(pod);
+  flush(now, pod);
+  await now.agent.waitFor(/health path failed/);
+  await pause(500);
+  return settled(now, await sending.stop());
+}
+
 describe.skipIf(obstacle)(titled('a neighbour', obstacle), () => {
   test.each(FAMILIES)('IPv%i: that has to be asked for gets all, from the first datagram on', async (family) => {
     const now = await stage(family);
@@ -77,15 +89,7 @@ describe.skipIf(obstacle)(titled('a neighbour', obstacle), () => {
   });
 
   test.each(FAMILIES)('IPv%i: that does not answer: each datagram that is lost has a name', async (family) => {
-    const now = await stage(family);
-    const sending = await startSending(now.client, { to: TO[family], rate: 8000, cpu: 0 });
-    await until('traffic', async () => (await now.at.peek()).count >= 800);
-    const pod = now.targets[1]!;
-    silence(pod);
-    flush(now, pod);
-    await now.agent.waitFor(/health path failed/);
-    await pause(500);
-    const { lost, dropped } = await settled(now, await sending.stop());
+    const { lost, dropped } = await fallenSilent(await stage(family), family);
     // Where the agent has no time the ring may be full, too.
     expect(sum(dropped)).toBe(lost);
     expect(dropped.neigh_unresolved).toBeGreaterThan(1000);
@@ -112,15 +116,7 @@ describe.skipIf(obstacle)(titled('a neighbour', obstacle), () => {
   test.each(FAMILIES)('IPv%i: where this host does not forward: silent, most has a name', async (family) => {
     const atMost = 0.6 * (8000 / 3);
     loses('what the kernel queues until the agent has heard that the neighbour is not resolved', { atMost });
-    const now = await stage(family, doesNotForward);
-    const sending = await startSending(now.client, { to: TO[family], rate: 8000, cpu: 0 });
-    await until('traffic', async () => (await now.at.peek()).count >= 800);
-    const pod = now.targets[1]!;
-    silence(pod);
-    flush(now, pod);
-    await now.agent.waitFor(/health path failed/);
-    await pause(500);
-    const { lost, dropped } = await settled(now, await sending.stop());
+    const { lost, dropped } = await fallenSilent(await stage(family, doesNotForward), family);
     expect(Object.keys(dropped)).toEqual(['neigh_unresolved']);
     expect(lost).toBeLessThan(1.8 * (8000 / 3));
     // The agent hears of it within a tenth of a second, and makes a table then.

@@ -59,11 +59,8 @@ type SafetyNet = Pick<KernelSafetyNet, 'refresh' | 'remove' | 'release'>;
  * one line why there is no kernel path here.
  */
 export function openTcDatapath(dependencies: TcDependencies): KernelDatapath {
-  const { log, objectPath, bpf } = dependencies;
-  const datapath = succeed(dependencies) ?? run(dependencies, loadObject(objectPath, bpf));
-  const { lessened, sizes } = datapath.object;
-  if (lessened) log.warn(lessenedMaps(sizes));
-  return datapath;
+  const { objectPath, bpf } = dependencies;
+  return succeed(dependencies) ?? run(dependencies, loadObject(objectPath, bpf));
 }
 
 /** Goes on where an agent before this one has stopped; undefined where there is none, or that cannot be. */
@@ -85,7 +82,9 @@ function succeed(dependencies: TcDependencies): TcDatapath | undefined {
 
 function run(dependencies: TcDependencies, object: BpfObject): TcDatapath {
   try {
-    return new TcDatapath(dependencies, object);
+    const datapath = new TcDatapath(dependencies, object);
+    if (object.lessened) dependencies.log.warn(lessenedMaps(object.sizes));
+    return datapath;
   } catch (error) {
     object.close();
     throw error;
@@ -108,7 +107,7 @@ class TcDatapath implements KernelDatapath {
   readonly #deps: TcDependencies;
   readonly #bpf: Bpf;
   readonly #now: () => number;
-  readonly object: BpfObject;
+  readonly #object: BpfObject;
   readonly #listeners = new Map<string, KernelListener>();
   readonly #addresses: MapMirror;
   readonly #binds: MapMirror;
@@ -129,7 +128,7 @@ class TcDatapath implements KernelDatapath {
     this.#deps = dependencies;
     this.#bpf = bpf;
     this.#now = now;
-    this.object = object;
+    this.#object = object;
     this.#addresses = new MapMirror(object.addresses);
     this.#binds = new MapMirror(object.binds);
     this.#peers = new MapMirror(object.peers);
@@ -158,7 +157,7 @@ class TcDatapath implements KernelDatapath {
   apply(blueprint: Blueprint): readonly Problem[] {
     const stay = blueprint.listeners.filter(({ listener }) => this.#listeners.has(listener.name));
     const leaving = this.#listeners.size - stay.length;
-    const free = this.object.sizes.STATS - this.#listeners.size;
+    const free = this.#object.sizes.STATS - this.#listeners.size;
     // Those that leave go last, for they may have their bind from one that comes; only where room is short, they go first.
     if (leaving > 0 && blueprint.listeners.length - stay.length > free) this.#make({ ...blueprint, listeners: stay });
     return this.#make(blueprint);
@@ -202,16 +201,16 @@ class TcDatapath implements KernelDatapath {
   #close(): void {
     this.#alerts.close();
     for (const one of this.#listeners.values()) one.release();
-    this.object.close();
+    this.#object.close();
   }
 
   /** Goes on with what is in the maps; a listener whose note cannot be read begins anew when its blueprint comes. Throws. */
   #adopt(): void {
     for (const map of [this.#addresses, this.#binds, this.#peers, this.#ports]) map.adopt();
-    const { listeners, tables } = this.object;
+    const { listeners, tables } = this.#object;
     const left = readInheritance({ listeners, tables, binds: this.#binds }, this.#bpf);
     try {
-      for (const one of left) this.#listeners.set(one.name, KernelListener.adopt(this.object, one, this.#bpf));
+      for (const one of left) this.#listeners.set(one.name, KernelListener.adopt(this.#object, one, this.#bpf));
     } catch (error) {
       closeTables(left, this.#bpf);
       throw error;
@@ -238,7 +237,7 @@ class TcDatapath implements KernelDatapath {
     const binds = this.#binds.diff(wantedBinds(ready, rowOf, isHost));
     const { onLink = () => undefined } = this.#deps;
     // Those that there is no room for are only not told from senders.
-    const peers = this.#peers.diff(wantedPeers(ready, isHost, onLink).take(this.object.sizes.PEERS));
+    const peers = this.#peers.diff(wantedPeers(ready, isHost, onLink).take(this.#object.sizes.PEERS));
     attempt('PEERS', peers.remove);
     attempt('PEERS', peers.add);
     attempt('ADDRESSES', addresses.add);
@@ -282,8 +281,8 @@ class TcDatapath implements KernelDatapath {
     const taken = new Set([...this.#listeners.values()].map(({ row }) => row));
     let row = 0;
     while (taken.has(row)) row++;
-    if (row >= this.object.sizes.STATS) throw new Error(`there is room for ${row} listeners`);
-    const one = KernelListener.open(this.object, row, listener, this.#bpf);
+    if (row >= this.#object.sizes.STATS) throw new Error(`there is room for ${row} listeners`);
+    const one = KernelListener.open(this.#object, row, listener, this.#bpf);
     this.#listeners.set(listener.name, one);
     return one;
   }
@@ -313,7 +312,7 @@ class TcDatapath implements KernelDatapath {
 
   #explain(error: unknown): string {
     const { message } = error as Error;
-    return this.object.lessened ? `${message}: ${lessenedMaps(this.object.sizes)}` : message;
+    return this.#object.lessened ? `${message}: ${lessenedMaps(this.#object.sizes)}` : message;
   }
 
   #applyAttachments(
@@ -354,20 +353,20 @@ class TcDatapath implements KernelDatapath {
     const { log, filters } = this.#deps;
     try {
       if (this.#attachments.get(link.index)?.holds()) return;
-      if (waits && !this.object.adopted && this.#predecessorServes(link)) return;
-      this.#attachments.set(link.index, attachClsact(this.object.program, link, filters, this.#bpf));
+      if (waits && !this.#object.adopted && this.#predecessorServes(link)) return;
+      this.#attachments.set(link.index, attachClsact(this.#object.program, link, filters, this.#bpf));
       log.info('attached TC eBPF program to ingress', { interface: link.name });
     } catch (error) {
       problems.push({
         subject: `attachment(${link.name})`,
-        message: `${attachFailure(this.object.file, error)} interface="${link.name}"`,
+        message: `${attachFailure(this.#object.file, error)} interface="${link.name}"`,
       });
     }
   }
 
   /** A dead agent's program knows downstreams of listeners that we still wait for, so for a while it stays. */
   #predecessorServes({ index }: Interface): boolean {
-    return this.#now() < this.#handoverUntil && hasPredecessor(this.object.program, index, this.#deps.filters);
+    return this.#now() < this.#handoverUntil && hasPredecessor(this.#object.program, index, this.#deps.filters);
   }
 
   #detach(ifindex: number, attachment: Attachment): void {
